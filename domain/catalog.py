@@ -1,0 +1,93 @@
+"""Stored names of facts. A name and schema version, once released, mean the same for ever.
+
+To change a fact's shape: raise its schema version here and add an upcaster that turns the JSON of the old
+version into the JSON of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from attrs import frozen
+
+from esper_es.domain import facts
+from esper_es.domain.canonical import Json
+from esper_es.domain.errors import LedgerError
+from esper_es.domain.facts import Fact
+
+Upcaster = Callable[[dict[str, Json]], dict[str, Json]]
+
+
+@frozen
+class Entry:
+    """How a fact class is stored."""
+
+    name: str
+    schema: int
+    cls: type[Fact]
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry("model.registered", 1, facts.ModelRegistered),
+    Entry("run.resumed", 1, facts.RunResumed),
+    Entry("state.captured", 1, facts.StateCaptured),
+    Entry("state.captures_released", 1, facts.CapturesReleased),
+    Entry("state.rolled_back", 1, facts.RolledBack),
+    Entry("surgery.layer_added", 1, facts.LayerAdded),
+    Entry("surgery.layer_removed", 1, facts.LayerRemoved),
+    Entry("surgery.layer_width_modified", 1, facts.LayerWidthModified),
+    Entry("surgery.skip_connection_added", 1, facts.SkipConnectionAdded),
+    Entry("surgery.refused", 1, facts.SurgeryRefused),
+    Entry("seed.planted", 1, facts.SeedPlanted),
+    Entry("seed.germinated", 1, facts.SeedGerminated),
+    Entry("seed.advanced", 1, facts.SeedAdvanced),
+    Entry("seed.alpha_changed", 1, facts.AlphaChanged),
+    Entry("seed.culled", 1, facts.SeedCulled),
+    Entry("seed.fossilized", 1, facts.SeedFossilized),
+    Entry("clock.epoch_ended", 1, facts.EpochEnded),
+    Entry("clock.training_continued", 1, facts.TrainingContinued),
+    Entry("watch.opened", 1, facts.WatchOpened),
+    Entry("watch.closed", 1, facts.WatchClosed),
+    Entry("decision.received", 1, facts.DecisionReceived),
+    Entry("decision.settled", 1, facts.DecisionSettled),
+)
+
+BY_CLASS: Mapping[type[Fact], Entry] = {entry.cls: entry for entry in ENTRIES}
+BY_NAME: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES}
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+"""``(name, old schema)`` to the function that yields the JSON of schema + 1."""
+
+
+def entry_named(name: str, schema: int) -> Entry:
+    """Return how a stored fact is to be read.
+
+    Raises:
+        LedgerError: if this release does not know the name, or only older versions of it.
+    """
+    entry = BY_NAME.get(name)
+    if entry is None:
+        raise LedgerError(
+            f"the log holds a fact {name!r} that this release does not know; "
+            "it was written by a newer release: upgrade esper-es"
+        )
+    if schema > entry.schema:
+        raise LedgerError(
+            f"the log holds version {schema} of fact {name!r}, this release reads up to {entry.schema}; "
+            "upgrade esper-es"
+        )
+    return entry
+
+
+def upcast(entry: Entry, schema: int, body: dict[str, Json]) -> dict[str, Json]:
+    """Carry a stored body forward to the current schema of its fact.
+
+    Raises:
+        LedgerError: if an upcaster is missing.
+    """
+    while schema < entry.schema:
+        step = UPCASTERS.get((entry.name, schema))
+        if step is None:
+            raise LedgerError(f"no upcaster from version {schema} of fact {entry.name!r}")
+        body, schema = step(body), schema + 1
+    return body

@@ -1,0 +1,346 @@
+"""Folding facts into the state: one function per fact, found by type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from attrs import evolve
+
+from esper_es.domain.edits import AddModule
+from esper_es.domain.envelope import Envelope
+from esper_es.domain.errors import LedgerError
+from esper_es.domain.evolution import evolved
+from esper_es.domain.facts import (
+    AlphaChanged,
+    CapturesReleased,
+    DecisionReceived,
+    DecisionSettled,
+    EpochEnded,
+    LayerAdded,
+    LayerRemoved,
+    LayerWidthModified,
+    ModelRegistered,
+    RolledBack,
+    RunResumed,
+    SeedAdvanced,
+    SeedCulled,
+    SeedFossilized,
+    SeedGerminated,
+    SeedPlanted,
+    SkipConnectionAdded,
+    StateCaptured,
+    StructuralFact,
+    SurgeryRefused,
+    TrainingContinued,
+    WatchClosed,
+    WatchOpened,
+)
+from esper_es.domain.state import CapturePoint, Lineage, ModelState, Restorable, Seed, Watch
+
+
+def fold(state: ModelState | None, envelopes: Iterable[Envelope]) -> ModelState | None:
+    """Return the state after ``envelopes``.
+
+    Raises:
+        LedgerError: if versions have a gap, a fact comes before the registration, or a fact does not fit
+            those before it.
+    """
+    for envelope in envelopes:
+        state = _folded(state, envelope)
+    return state
+
+
+def _folded(state: ModelState | None, envelope: Envelope) -> ModelState:
+    expected = 1 if state is None else state.version + 1
+    if envelope.version != expected:
+        raise LedgerError(f"the log has version {envelope.version} where version {expected} belongs")
+    if isinstance(envelope.fact, ModelRegistered):
+        if state is not None:
+            raise LedgerError(f"version {envelope.version} registers model {state.name!r} a second time")
+        return _registered(envelope, envelope.fact)
+    if state is None:
+        raise LedgerError(f"the log begins with {type(envelope.fact).__name__}, not with ModelRegistered")
+    moved = evolve(
+        state,
+        version=envelope.version,
+        epoch=envelope.epoch,
+        step=envelope.step,
+        lineage=evolve(state.lineage, trained_steps=state.lineage.trained_steps + envelope.step - state.step),
+    )
+    try:
+        return _FOLDS[type(envelope.fact)](moved, envelope.fact)
+    except (KeyError, ValueError) as error:
+        raise LedgerError(
+            f"version {envelope.version} of model {state.name!r} ({type(envelope.fact).__name__}) does not "
+            f"fit the facts before it: {error!r}"
+        ) from error
+
+
+def _registered(envelope: Envelope, fact: ModelRegistered) -> ModelState:
+    architecture = evolved(fact.base.architecture, fact.edits)
+    return ModelState(
+        id=envelope.originator_id,
+        name=fact.name,
+        version=envelope.version,
+        base=fact.base,
+        constraints=fact.constraints,
+        capture_policy=fact.capture,
+        watch_policy=fact.watch,
+        lifecycle=fact.lifecycle,
+        environment=fact.environment,
+        lineage=Lineage(
+            architecture=architecture, memory_bytes=fact.base.memory_bytes, graph_depth=fact.base.graph_depth
+        ),
+        epoch=envelope.epoch,
+        step=envelope.step,
+    )
+
+
+def _resumed(state: ModelState, fact: RunResumed) -> ModelState:
+    return _exact_with_previous(evolve(state, environment=fact.environment))
+
+
+def _captured(state: ModelState, fact: StateCaptured) -> ModelState:
+    point = CapturePoint(
+        version=state.version,
+        of_version=fact.of_version,
+        manifest=fact.manifest,
+        model_fingerprint=fact.model_fingerprint,
+    )
+    here = Restorable(
+        version=state.version, capture=state.version, edits_of=(), lineage=state.lineage, epoch=state.epoch
+    )
+    restorable = {**state.restorable, state.version: here}
+    restorable.setdefault(fact.of_version, evolve(here, version=fact.of_version))
+    return evolve(state, captures={**state.captures, point.version: point}, restorable=restorable)
+
+
+def _released(state: ModelState, fact: CapturesReleased) -> ModelState:
+    gone = set(fact.versions)
+    kept = evolve(
+        state,
+        captures={v: point for v, point in state.captures.items() if v not in gone},
+        restorable={v: r for v, r in state.restorable.items() if r.capture not in gone},
+    )
+    return _exact_with_previous(kept)
+
+
+def _structural(state: ModelState, fact: StructuralFact) -> ModelState:
+    lineage = evolve(
+        state.lineage,
+        architecture=evolved(state.architecture, fact.edits),
+        edits_of=(*state.lineage.edits_of, state.version),
+        memory_bytes=fact.effects.memory_bytes,
+        graph_depth=fact.effects.graph_depth,
+    )
+    return evolve(state, lineage=lineage)
+
+
+def _exact_after(state: ModelState, base_capture: int | None) -> ModelState:
+    """Mark this version as exact: the capture right before it plus its own edits."""
+    if base_capture is None:
+        return state
+    here = Restorable(
+        version=state.version,
+        capture=base_capture,
+        edits_of=(state.version,),
+        lineage=state.lineage,
+        epoch=state.epoch,
+    )
+    return evolve(state, restorable={**state.restorable, state.version: here})
+
+
+def _surgery_counted(state: ModelState) -> ModelState:
+    same = state.last_surgery_epoch == state.epoch
+    return evolve(
+        state,
+        last_surgery_epoch=state.epoch,
+        surgeries_this_epoch=state.surgeries_this_epoch + 1 if same else 1,
+    )
+
+
+def _surgery(
+    state: ModelState, fact: LayerAdded | LayerRemoved | LayerWidthModified | SkipConnectionAdded
+) -> ModelState:
+    state = _surgery_counted(_structural(state, fact))
+    lineage = evolve(
+        state.lineage,
+        layers_added=state.lineage.layers_added + isinstance(fact, LayerAdded),
+        layers_removed=state.lineage.layers_removed + isinstance(fact, LayerRemoved),
+    )
+    return _exact_after(evolve(state, lineage=lineage), fact.base_capture)
+
+
+def _refused(state: ModelState, fact: SurgeryRefused) -> ModelState:
+    return state
+
+
+def _planted(state: ModelState, fact: SeedPlanted) -> ModelState:
+    return _with_seed(
+        state, Seed(id=fact.seed, layer=fact.layer, stage=fact.stage, entered_epoch=state.epoch)
+    )
+
+
+def _germinated(state: ModelState, fact: SeedGerminated) -> ModelState:
+    state = _structural(state, fact)
+    slot = next((edit.path for edit in fact.edits if isinstance(edit, AddModule)), None)
+    if slot is None:
+        raise ValueError(f"seed {fact.seed!r} germinated without a module")
+    seed = evolve(
+        state.seeds[fact.seed],
+        stage=fact.stage,
+        entered_epoch=state.epoch,
+        kernel=fact.kernel,
+        arguments=fact.arguments,
+        path=slot,
+        alpha=0.0,
+        schedule=None,
+    )
+    return _exact_after(_with_seed(state, seed), fact.base_capture)
+
+
+def _advanced(state: ModelState, fact: SeedAdvanced) -> ModelState:
+    seed = evolve(state.seeds[fact.seed], stage=fact.stage, entered_epoch=state.epoch)
+    if fact.schedule is not None:
+        seed = evolve(seed, schedule=fact.schedule, ramp_epoch=state.epoch)
+    if state.lifecycle.initial == fact.stage:
+        seed = evolve(seed, kernel=None, arguments={}, schedule=None)
+    return _with_seed(_edited(state, fact), seed)
+
+
+def _alpha_changed(state: ModelState, fact: AlphaChanged) -> ModelState:
+    seed = evolve(state.seeds[fact.seed], alpha=fact.alpha)
+    if fact.schedule is not None:
+        seed = evolve(seed, schedule=fact.schedule, ramp_epoch=state.epoch)
+    return _with_seed(_edited(state, fact), seed)
+
+
+def _edited(state: ModelState, fact: SeedAdvanced | AlphaChanged) -> ModelState:
+    if not fact.edits:
+        return state
+    lineage = evolve(
+        state.lineage,
+        architecture=evolved(state.architecture, fact.edits),
+        edits_of=(*state.lineage.edits_of, state.version),
+    )
+    return evolve(state, lineage=lineage)
+
+
+def _culled(state: ModelState, fact: SeedCulled) -> ModelState:
+    seed = evolve(
+        state.seeds[fact.seed],
+        stage=fact.stage,
+        entered_epoch=state.epoch,
+        path=None,
+        alpha=0.0,
+        schedule=None,
+    )
+    return _exact_after(_with_seed(_structural(state, fact), seed), fact.base_capture)
+
+
+def _fossilized(state: ModelState, fact: SeedFossilized) -> ModelState:
+    seed = evolve(
+        state.seeds[fact.seed],
+        stage=fact.stage,
+        entered_epoch=state.epoch,
+        path=fact.layer,
+        schedule=None,
+    )
+    return _exact_after(_with_seed(_structural(state, fact), seed), fact.base_capture)
+
+
+def _epoch_ended(state: ModelState, fact: EpochEnded) -> ModelState:
+    lineage = evolve(state.lineage, metrics=fact.metrics, trained_epochs=state.lineage.trained_epochs + 1)
+    return evolve(state, epoch=fact.epoch, lineage=lineage)
+
+
+def _watch_opened(state: ModelState, fact: WatchOpened) -> ModelState:
+    watch = Watch(
+        subject_version=fact.subject_version,
+        metric=fact.metric,
+        mode=fact.mode,
+        baseline=fact.baseline,
+        minimum_score=fact.minimum_score,
+        required_score=fact.required_score,
+        until_epoch=fact.until_epoch,
+    )
+    lineage = evolve(state.lineage, watches=(*state.lineage.watches, watch))
+    return _exact_with_previous(evolve(state, lineage=lineage))
+
+
+def _watch_closed(state: ModelState, fact: WatchClosed) -> ModelState:
+    watches = tuple(w for w in state.lineage.watches if w.subject_version != fact.subject_version)
+    return evolve(state, lineage=evolve(state.lineage, watches=watches))
+
+
+def _rolled_back(state: ModelState, fact: RolledBack) -> ModelState:
+    return _restored(state, state.restorable[fact.to_version])
+
+
+def _restored(state: ModelState, source: Restorable) -> ModelState:
+    """Take the lineage back; moments of the log's own clock move along, for it never runs backwards."""
+    shift = state.epoch - source.epoch
+    lineage = evolve(
+        source.lineage,
+        seeds={
+            name: evolve(seed, entered_epoch=seed.entered_epoch + shift, ramp_epoch=seed.ramp_epoch + shift)
+            for name, seed in source.lineage.seeds.items()
+        },
+        watches=tuple(
+            evolve(watch, until_epoch=watch.until_epoch + shift) for watch in source.lineage.watches
+        ),
+    )
+    here = evolve(source, version=state.version, lineage=lineage, epoch=state.epoch)
+    return evolve(state, lineage=lineage, restorable={**state.restorable, state.version: here})
+
+
+def _decision_received(state: ModelState, fact: DecisionReceived) -> ModelState:
+    return state
+
+
+def _decision_settled(state: ModelState, fact: DecisionSettled) -> ModelState:
+    return _exact_with_previous(state)
+
+
+def _exact_with_previous(state: ModelState) -> ModelState:
+    """Facts that are only ever committed together with the one before share its exactness."""
+    previous = state.restorable.get(state.version - 1)
+    if previous is None:
+        return state
+    here = evolve(previous, version=state.version, lineage=state.lineage)
+    return evolve(state, restorable={**state.restorable, state.version: here})
+
+
+def _training_continued(state: ModelState, fact: TrainingContinued) -> ModelState:
+    return state
+
+
+def _with_seed(state: ModelState, seed: Seed) -> ModelState:
+    lineage = evolve(state.lineage, seeds={**state.lineage.seeds, seed.id: seed})
+    return evolve(state, lineage=lineage)
+
+
+_FOLDS: dict[type, Callable[[ModelState, Any], ModelState]] = {
+    RunResumed: _resumed,
+    StateCaptured: _captured,
+    CapturesReleased: _released,
+    LayerAdded: _surgery,
+    LayerRemoved: _surgery,
+    LayerWidthModified: _surgery,
+    SkipConnectionAdded: _surgery,
+    SurgeryRefused: _refused,
+    SeedPlanted: _planted,
+    SeedGerminated: _germinated,
+    SeedAdvanced: _advanced,
+    AlphaChanged: _alpha_changed,
+    SeedCulled: _culled,
+    SeedFossilized: _fossilized,
+    EpochEnded: _epoch_ended,
+    TrainingContinued: _training_continued,
+    WatchOpened: _watch_opened,
+    WatchClosed: _watch_closed,
+    RolledBack: _rolled_back,
+    DecisionReceived: _decision_received,
+    DecisionSettled: _decision_settled,
+}

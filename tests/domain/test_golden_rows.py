@@ -1,0 +1,44 @@
+"""Rows that earlier releases wrote are read by this one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from esper_es.domain.catalog import BY_NAME
+from esper_es.domain.edits import EDIT_NAMES
+from esper_es.domain.envelope import Envelope
+from esper_es.ledger.codec import decode, encode
+
+from .golden_rows import GoldenRow, expected_topics, read_rows
+from .sample_facts import MODEL
+
+ROWS = {row.topic: row for row in read_rows()}
+
+
+def read(row: GoldenRow) -> Envelope:
+    return decode(MODEL, 23, row.topic, row.state)
+
+
+def test_every_name_and_schema_of_the_catalog_has_a_golden_row() -> None:
+    assert set(ROWS) == expected_topics()
+
+
+def test_every_edit_stands_in_a_golden_row() -> None:
+    text = json.dumps([row.body for row in ROWS.values()])
+    assert [name for name in EDIT_NAMES.values() if f'"edit": "{name}"' not in text] == []
+
+
+@pytest.mark.parametrize("topic", ROWS)
+def test_a_golden_row_loads_as_the_fact_of_its_name(topic: str) -> None:
+    name, _, _ = topic.rpartition("/")
+    assert type(read(ROWS[topic]).fact) is BY_NAME[name].cls
+
+
+@pytest.mark.parametrize(
+    "topic", [topic for topic in ROWS if topic.endswith(f"/{BY_NAME[topic.rpartition('/')[0]].schema}")]
+)
+def test_a_golden_row_of_the_current_schema_is_written_again_as_it_was(topic: str) -> None:
+    written_topic, state = encode(read(ROWS[topic]))
+    assert (written_topic, json.loads(state)) == (topic, ROWS[topic].body)
