@@ -1,0 +1,110 @@
+"""Which modules ran, in which order, inside one another, on which shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attrs import asdict, evolve, frozen
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from esper_es.tracing.structure import described, tensors_in
+
+Shape = tuple[int, ...]
+
+
+@frozen
+class ModuleCall:
+    """One call of one module.
+
+    ``started`` and ``ended`` are ticks of one clock over all calls of a trace, so the calls of a module's
+    children lie between its own two ticks. ``parent`` is the ``index`` of the call it was made from.
+    """
+
+    path: str
+    kind: str
+    index: int
+    example: int
+    parent: int | None
+    started: int
+    ended: int
+    inputs: tuple[Shape, ...]
+    outputs: tuple[Shape, ...]
+    structure: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The call in JSON's types."""
+        return asdict(self) | {
+            "inputs": [list(s) for s in self.inputs],
+            "outputs": [list(s) for s in self.outputs],
+        }
+
+
+class CallRecorder:
+    """Records module calls while hooks are in place, and knows which module is running."""
+
+    def __init__(self) -> None:
+        self._finished: dict[int, ModuleCall] = {}
+        self._open: list[ModuleCall] = []
+        self._clock = 0
+        self._count = 0
+        self.example = 0
+
+    @property
+    def current(self) -> str:
+        """Path of the innermost running module; the root is the empty path."""
+        return self._open[-1].path if self._open else ""
+
+    @property
+    def calls(self) -> tuple[ModuleCall, ...]:
+        """All finished calls in the order in which they started."""
+        return tuple(self._finished[index] for index in sorted(self._finished))
+
+    @contextmanager
+    def recording(self, model: nn.Module) -> Iterator[None]:
+        """Hook every module of a model, and take every hook off again."""
+        handles: list[RemovableHandle] = []
+        try:
+            for path, module in model.named_modules():
+                kind = type(module).__name__
+                handles.append(module.register_forward_pre_hook(self._starting(path, kind), with_kwargs=True))
+                handles.append(module.register_forward_hook(self._ending(path), always_call=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _starting(self, path: str, kind: str) -> Any:
+        def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            parent = self._open[-1].index if self._open else None
+            shapes = _shapes((args, kwargs) if kwargs else args)
+            call = ModuleCall(
+                path, kind, self._count, self.example, parent, self._tick(), -1, shapes, (), "nothing"
+            )
+            self._count += 1
+            self._open.append(call)
+
+        return start
+
+    def _ending(self, path: str) -> Any:
+        def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if self._open and self._open[-1].path == path:
+                call = self._open.pop()
+                self._finished[call.index] = evolve(
+                    call, ended=self._tick(), outputs=_shapes(output), structure=described(output)
+                )
+
+        return end
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+
+def _shapes(value: Any) -> tuple[Shape, ...]:
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape),)
+    return tuple(tuple(tensor.shape) for tensor in tensors_in(value))

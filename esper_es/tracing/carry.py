@@ -1,0 +1,41 @@
+"""What the tracer remembers of one live tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import IntEnum
+from typing import NamedTuple
+
+from esper_es.tracing.shadow import Shadow
+
+
+class Origin(IntEnum):
+    """Where a tensor's values come from. Of several operands the highest decides, see ``result_origin``."""
+
+    UNIFORM = 0
+    """All elements are equal (zeros, ones, full): none is a channel of its own, so they fit any channels."""
+    CONSTANT = 1
+    """Made in the forward or stored as a buffer: nothing is known about its channels."""
+    WEIGHT = 2
+    """Computed from parameters and constants alone."""
+    INPUT = 3
+    """The model input, moved or transformed element by element."""
+    ACTIVATION = 4
+
+
+class Carry(NamedTuple):
+    """The shadows of a tensor and its origin. A dimension that no shadow covers has no known channels."""
+
+    shadows: tuple[Shadow, ...] = ()
+    origin: Origin = Origin.CONSTANT
+
+
+UNKNOWN = Carry()
+
+
+def result_origin(operands: Collection[Origin], preserves: bool) -> Origin:
+    """The origin of a result. ``preserves``: the operator moves elements or works on each by itself."""
+    highest = max(operands, default=Origin.CONSTANT)
+    if not preserves:
+        return {Origin.UNIFORM: Origin.CONSTANT, Origin.INPUT: Origin.ACTIVATION}.get(highest, highest)
+    return Origin.ACTIVATION if highest is Origin.INPUT and Origin.WEIGHT in operands else highest

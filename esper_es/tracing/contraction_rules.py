@@ -1,0 +1,136 @@
+"""Matrix products and convolutions: what is summed over on both sides is the same channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from esper_es.tracing.carry import Origin
+from esper_es.tracing.meeting import Label, Operand, meet, operand
+from esper_es.tracing.operation import Operation
+from esper_es.tracing.rule_table import rule
+from esper_es.tracing.shadow import Shadow, joined_dims, split_dim
+
+aten = torch.ops.aten
+
+
+@rule(aten.mm)
+def mm(op: Operation) -> None:
+    left, right = op.args
+    op.carry(op.result, contract(op, [operand(op, left, "mk"), operand(op, right, "kn")], "mn"))
+
+
+@rule(aten.bmm)
+def bmm(op: Operation) -> None:
+    left, right = op.args
+    op.carry(op.result, contract(op, [operand(op, left, "bmk"), operand(op, right, "bkn")], "bmn"))
+
+
+@rule(aten.mv)
+def mv(op: Operation) -> None:
+    matrix, vector = op.args
+    op.carry(op.result, contract(op, [operand(op, matrix, "mk"), operand(op, vector, "k")], "m"))
+
+
+@rule(aten.dot)
+def dot(op: Operation) -> None:
+    left, right = op.args
+    op.carry(op.result, contract(op, [operand(op, left, "k"), operand(op, right, "k")], ""))
+
+
+@rule(aten.addmm)
+def addmm(op: Operation) -> None:
+    bias, left, right = op.args[:3]
+    product = contract(op, [operand(op, left, "mk"), operand(op, right, "kn")], "mn")
+    op.carry(op.result, biased(op, product, bias, range(2 - bias.ndim, 2)))
+
+
+@rule(aten.baddbmm)
+def baddbmm(op: Operation) -> None:
+    bias, left, right = op.args[:3]
+    product = contract(op, [operand(op, left, "bmk"), operand(op, right, "bkn")], "bmn")
+    op.carry(op.result, biased(op, product, bias, range(3 - bias.ndim, 3)))
+
+
+@rule(aten.convolution)
+def convolution(op: Operation) -> None:
+    """Grouped or not, transposed or not, over any number of spatial dimensions."""
+    x, weight, groups = op.arg("input"), op.arg("weight"), op.arg("groups")
+    space = [f"space {i}" for i in range(x.ndim - 2)]
+    kernel = [f"kernel {i}" for i in range(x.ndim - 2)]
+    if groups > 1:
+        result = _grouped(op, groups, space, kernel)
+    else:
+        filters = ("in", "out") if op.arg("transposed") else ("out", "in")
+        operands = [operand(op, x, ["batch", "in", *space]), operand(op, weight, [*filters, *kernel])]
+        result = contract(op, operands, ["batch", "out"])
+    bias = op.arg("bias")
+    op.carry(op.result, result if bias is None else biased(op, result, bias, [1]))
+
+
+def _grouped(op: Operation, groups: int, space: Sequence[Label], kernel: Sequence[Label]) -> list[Shadow]:
+    """A conv group is a block of input channels with its block of filters: they come and go together.
+
+    How many channels one group has is fixed, so the weight's other dimension is pinned, and all of it is where
+    the input has no channels that could come and go. With one channel and one filter per group (depthwise)
+    input and output are the same channel.
+    """
+    weight, transposed = op.arg("weight"), op.arg("transposed")
+    inner = 1
+    for shadow in op.shadows(weight):
+        if shadow.dims == (inner,):
+            op.pin(shadow.ids, "counts the channels of one group of")
+            op.play(shadow.ids, "producer" if transposed else "consumer")
+    filters = ["group", "in", "out"] if transposed else ["group", "out", "in"]
+    x = operand(op, op.arg("input"), ["batch", "in", *space])
+    w = operand(op, weight, ["out", "in", *kernel])
+    per_group = [shadow for shadow in w.shadows if shadow.dims != (inner,)]
+    if not any(1 in shadow.dims for shadow in x.shadows):
+        for shadow in per_group:
+            op.pin(shadow.ids, "its groups are those of a tensor without channels in")
+    result = contract(
+        op,
+        [
+            _split(x, 1, groups, ["batch", "group", "in", *space], x.shadows),
+            _split(w, 0, groups, [*filters, *kernel], per_group),
+        ],
+        ["batch", "group", "out"],
+    )
+    out_channels: int = op.result.shape[1]
+    return [joined_dims(shadow, 1, (groups, out_channels // groups)) for shadow in result]
+
+
+def _split(
+    whole: Operand, dim: int, parts: int, labels: Sequence[Label], shadows: Iterable[Shadow]
+) -> Operand:
+    size = whole.sizes[dim]
+    return Operand(
+        tuple(labels),
+        (*whole.sizes[:dim], parts, size // parts, *whole.sizes[dim + 1 :]),
+        (*whole.repeats[: dim + 1], *whole.repeats[dim:]),
+        tuple(split_dim(shadow, dim, parts) for shadow in shadows),
+        whole.origin,
+    )
+
+
+def contract(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) -> list[Shadow]:
+    """Let the operands meet; weights among them consume what is summed over and produce what stays."""
+    if any(o.origin is not Origin.WEIGHT for o in operands):
+        for o in operands:
+            if o.origin is Origin.WEIGHT:
+                for shadow in o.shadows:
+                    produces = any(o.labels[dim] in result for dim in shadow.dims)
+                    op.play(shadow.ids, "producer" if produces else "consumer")
+    return meet(op, operands, result)
+
+
+def biased(op: Operation, product: list[Shadow], bias: torch.Tensor, labels: Sequence[int]) -> list[Shadow]:
+    """The shadows of a product after a bias was added along these of its dimensions."""
+    shape = tuple(op.result.shape)
+    whole = Operand(tuple(range(len(shape))), shape, (False,) * len(shape), tuple(product), Origin.ACTIVATION)
+    added = operand(op, bias, labels)
+    if added.origin is Origin.WEIGHT:
+        for shadow in added.shadows:
+            op.play(shadow.ids, "producer")
+    return meet(op, [whole, added], whole.labels)

@@ -1,0 +1,140 @@
+"""What an execution says about slots: which are one channel, which come and go together, which are pinned."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from esper_es.tracing.roles import Role
+from esper_es.tracing.shadow import NOBODY
+from esper_es.tracing.union_find import Ids, UnionFind
+
+
+class Site(NamedTuple):
+    """Where something was observed: an operator, and the path of the module that was running it."""
+
+    op: str
+    module: str
+
+
+class Cause(NamedTuple):
+    """Why slots are pinned, and where."""
+
+    reason: str
+    module: str
+
+
+class Settled(NamedTuple):
+    """All relations at the end of a trace, as flat arrays over slots.
+
+    ``same[s]`` and ``units[s]`` are the smallest slot of the class of ``s``: one channel, and everything that
+    comes and goes with it. The other three list (slots, what was observed about them).
+    """
+
+    same: Ids
+    units: Ids
+    pins: tuple[tuple[Ids, Cause], ...]
+    reductions: tuple[tuple[Ids, Site], ...]
+    roles: tuple[tuple[Ids, Role, str], ...]
+
+
+class Relations:
+    """Collects observations while a model runs; nothing is resolved before ``settled``."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._same: list[tuple[Ids, Ids, Site]] = []
+        self._bundles: list[tuple[Ids, Ids, Site]] = []
+        self._pins: dict[Cause, list[Ids]] = {}
+        self._reductions: dict[Site, list[Ids]] = {}
+        self._roles: dict[tuple[Role, str], list[Ids]] = {}
+        self._read: list[Ids] = []
+        self._pinned = np.zeros(slots + 1, dtype=bool)
+        self._pinned[NOBODY] = True
+
+    def same(self, left: Ids, right: Ids, site: Site) -> None:
+        """``left[i]`` and ``right[i]`` are one channel seen in two places."""
+        if left is not right:
+            self._same.append((left.ravel(), right.ravel(), site))
+
+    def bundle(self, left: Ids, right: Ids, site: Site) -> None:
+        """``left[i]`` and ``right[i]`` can only come and go together."""
+        self._bundles.append((left.ravel(), right.ravel(), site))
+
+    def pin(self, ids: Ids, reason: str, module: str) -> None:
+        """None of these channels may come or go, nor may any that is bound to them."""
+        flat = ids.ravel()
+        self._pinned[flat] = True
+        self._pins.setdefault(Cause(reason, module), []).append(flat)
+
+    def reduce(self, ids: Ids, site: Site) -> None:
+        """The operator mixes these channels, so its result depends on how many there are."""
+        self._reductions.setdefault(site, []).append(ids.ravel())
+
+    def read(self, ids: Ids) -> None:
+        """A product was summed over these channels: this is where they arrive."""
+        self._read.append(ids.ravel())
+
+    def play(self, ids: Ids, role: Role, module: str) -> None:
+        self._roles.setdefault((role, module), []).append(ids.ravel())
+
+    def all_pinned(self, ids: Ids) -> bool:
+        """Whether each of the channels was pinned by itself already (bonds are not followed)."""
+        return bool(self._pinned[ids.flat[0]]) and bool(self._pinned[ids].all())
+
+    def settled(self) -> Settled:
+        sets = UnionFind(self._slots)
+        self._unite(sets, self._same)
+        same = sets.labels()
+        self._unite(sets, self._bundles)
+        units = sets.labels()
+        self._pin_dead_ends(units)
+        return Settled(
+            same=same,
+            units=units,
+            pins=tuple((_known(parts), cause) for cause, parts in self._pins.items()),
+            reductions=tuple((_known(parts), site) for site, parts in self._reductions.items()),
+            roles=tuple((_known(parts), *key) for key, parts in self._roles.items()),
+        )
+
+    def _unite(self, sets: UnionFind, edges: list[tuple[Ids, Ids, Site]]) -> None:
+        if not edges:
+            return
+        left = np.concatenate([edge[0] for edge in edges])
+        right = np.concatenate([edge[1] for edge in edges])
+        alone = (left == NOBODY) | (right == NOBODY)
+        if alone.any():
+            self._pin_met_by_nobody(left, right, edges)
+            left, right = left[~alone], right[~alone]
+        sets.union(left, right)
+
+    def _pin_dead_ends(self, units: Ids) -> None:
+        """Channels that were made and arrive nowhere went where nothing was seen, if not to waste."""
+        arrived = np.zeros(self._slots, dtype=bool)
+        pinned = [ids for parts in self._pins.values() for ids in parts]
+        reduced = [ids for parts in self._reductions.values() for ids in parts]
+        for ids in (*self._read, *reduced, *pinned):
+            arrived[units[ids[ids != NOBODY]]] = True
+        for (role, module), parts in list(self._roles.items()):
+            if role == "producer":
+                ids = _known(parts)
+                lost = ids[~arrived[units[ids]]]
+                if lost.size:
+                    self.pin(lost, "makes channels that are read nowhere in sight", module)
+
+    def _pin_met_by_nobody(self, left: Ids, right: Ids, edges: list[tuple[Ids, Ids, Site]]) -> None:
+        start = 0
+        for edge_left, _, site in edges:
+            part = slice(start, start + len(edge_left))
+            start = part.stop
+            one_sided = (left[part] == NOBODY) != (right[part] == NOBODY)
+            if one_sided.any():
+                ids = np.maximum(left[part], right[part])[one_sided]
+                self.pin(ids, f"meets a tensor without channels in {site.op}", site.module)
+
+
+def _known(parts: list[Ids]) -> Ids:
+    ids = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    known: Ids = ids[ids != NOBODY]
+    return known

@@ -1,0 +1,111 @@
+"""Trace a model by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from esper_es.domain.errors import EsperError, UsageError
+from esper_es.tracing import standard_rules  # noqa: F401  (fills the table of rules)
+from esper_es.tracing.calls import CallRecorder
+from esper_es.tracing.carry import Carry, Origin
+from esper_es.tracing.isolation import plain_kernels, undisturbed
+from esper_es.tracing.provenance import Trace
+from esper_es.tracing.relations import Relations
+from esper_es.tracing.slots import SeededTensors, seed, seed_shadows
+from esper_es.tracing.structure import cloned, tensors_in
+from esper_es.tracing.watching import CarryMemory, FunctionWatch, OperatorWatch
+
+Example = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def trace(model: nn.Module, examples: Sequence[Example]) -> Trace:
+    """Run a model on each example and follow every channel through every operator that it executes.
+
+    The model runs as it is, in evaluation mode and without gradients; its flags, its buffers and all random
+    generators are afterwards as they were. Only executed code is traced: give several examples to cover
+    several branches. Dimensions of the examples should exceed 1, as size 1 cannot be told from
+    broadcasting.
+
+    Args:
+        model: the model, best a copy: a forward that writes to its own attributes does so here too.
+        examples: arguments and keyword arguments for each run.
+
+    Raises:
+        UsageError: no example, one that is not a pair of tuple and dict, one that the model fails on, or a
+            lazy parameter without a shape.
+        EsperError: a rule does not fit the operator it is registered for.
+    """
+    if not examples:
+        raise UsageError("a trace needs at least one example: a pair of arguments and keyword arguments")
+    seeds = seed(model)
+    relations = Relations(seeds.index.size)
+    memory = CarryMemory(seeds)
+    calls = CallRecorder()
+    with undisturbed(model, examples), plain_kernels(), calls.recording(model):
+        for number, example in enumerate(examples):
+            calls.example = number
+            output = _run(model, number, example, memory, relations, calls)
+            for tensor in tensors_in(output):
+                for shadow in memory.recall(tensor).shadows:
+                    relations.pin(shadow.ids, "model output", "")
+    _pin_overlaps(seeds, relations)
+    unexecuted = _pin_unexecuted(seeds, memory.touched, relations)
+    return Trace(seeds.index, relations.settled(), calls.calls, _aliases(model), unexecuted)
+
+
+def _run(
+    model: nn.Module,
+    number: int,
+    example: Example,
+    memory: CarryMemory,
+    relations: Relations,
+    calls: CallRecorder,
+) -> Any:
+    if not (isinstance(example, tuple) and len(example) == 2 and isinstance(example[1], dict)):
+        raise UsageError(
+            f"example {number} is no pair of an argument tuple and a keyword dict: {type(example)}"
+        )
+    args, kwargs = cloned(tuple(example[0])), cloned(example[1])
+    for tensor in tensors_in((args, kwargs)):
+        memory.remember(tensor, Carry((), Origin.INPUT))
+    with FunctionWatch(memory, relations, calls), OperatorWatch(memory, relations, calls):
+        try:
+            return model(*args, **kwargs)
+        except EsperError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"the model fails on example {number}, so it cannot be traced: {error}"
+            ) from error
+
+
+def _pin_overlaps(seeds: SeededTensors, relations: Relations) -> None:
+    for pair in seeds.overlaps:
+        for number, other in (pair, pair[::-1]):
+            tensor, partner = seeds.index.tensors[number], seeds.index.tensors[other]
+            for shadow in seed_shadows(tensor):
+                relations.pin(shadow.ids, f"shares its memory with {partner.name}", tensor.module)
+
+
+def _pin_unexecuted(seeds: SeededTensors, touched: Iterable[int], relations: Relations) -> tuple[str, ...]:
+    executed = set(touched)
+    names = []
+    for number, tensor in enumerate(seeds.index.tensors):
+        if number not in executed:
+            for shadow in seed_shadows(tensor):
+                relations.pin(shadow.ids, "was executed by no example", tensor.module)
+            if not tensor.statistic:
+                names.append(tensor.name)
+    return tuple(names)
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Every path of every module, with the first path of the same object."""
+    first: dict[int, str] = {}
+    return {
+        path: first.setdefault(id(module), path)
+        for path, module in model.named_modules(remove_duplicate=False)
+    }

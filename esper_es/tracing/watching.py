@@ -1,0 +1,193 @@
+"""The two modes under which a model is traced: one sees operators, the other calls before they become ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, MutableMapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from esper_es.domain.errors import EsperError
+from esper_es.tracing.calls import CallRecorder
+from esper_es.tracing.carry import UNKNOWN, Carry, Origin, result_origin
+from esper_es.tracing.isolation import without_onednn
+from esper_es.tracing.operation import Execution, Layout, Operation, tensors_among
+from esper_es.tracing.relations import Relations, Site
+from esper_es.tracing.rule_table import Known, known
+from esper_es.tracing.slots import SeededTensors, seed_shadows
+
+aten = torch.ops.aten
+
+UNIFORM_FACTORIES = frozenset(
+    getattr(aten, name)
+    for name in (
+        "zeros",
+        "ones",
+        "full",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+    )
+)
+
+
+class CarryMemory:
+    """What each live tensor carries. Tensors are held weakly: tracing keeps no activation alive."""
+
+    def __init__(self, seeds: SeededTensors) -> None:
+        self._carried: MutableMapping[torch.Tensor, Carry] = WeakTensorKeyDictionary()
+        self._seeded = {
+            id(live): (number, Carry(seed_shadows(tensor), Origin.WEIGHT))
+            for number, (live, tensor) in enumerate(zip(seeds.live, seeds.index.tensors, strict=True))
+        }
+        self._written: set[int] = set()
+        self.touched: set[int] = set()
+
+    def recall(self, tensor: torch.Tensor) -> Carry:
+        seeded = self._seeded.get(id(tensor))
+        if seeded is not None:
+            self.touched.add(seeded[0])
+            return seeded[1]
+        carry = self._carried.get(tensor, UNKNOWN)
+        if carry.origin is Origin.UNIFORM and _memory_of(tensor) in self._written:
+            return UNKNOWN
+        return carry
+
+    def remember(self, tensor: torch.Tensor, carry: Carry) -> None:
+        if id(tensor) not in self._seeded:
+            self._carried[tensor] = carry
+
+    def written(self, tensor: torch.Tensor) -> None:
+        """Something wrote into a tensor: no view of its memory is uniform any more.
+
+        Channels that were tracked in it stay tracked, as writing into them only adds relations.
+        """
+        if not self._carried.get(tensor, UNKNOWN).shadows:
+            self._written.add(_memory_of(tensor))
+
+
+def _memory_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+
+
+class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs every operator as it is, then lets its rule follow the channels through it."""
+
+    def __init__(self, memory: CarryMemory, relations: Relations, calls: CallRecorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._memory = memory
+        self._relations = relations
+        self._calls = calls
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not wrap the mode for torch.compile: that would import the compiler, a second of start-up."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operator = known(func)
+        if operator.rule is None:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        carried = {id(t): self._memory.recall(t) for t in tensors_among((*args, *kwargs.values()))}
+        carries = carried.values()
+        layout = _layout(args)
+        result = func(*args, **kwargs)
+        if operator.mutates:
+            self._note_writes(func, args, kwargs)
+        if not any(carry.shadows for carry in carries):
+            self._pass_origin(func, operator, carries, result)
+        elif operator.rule is None:
+            self._stop(func, carries, result)
+        else:
+            execution = Execution(func, args, kwargs, result, layout)
+            site = Site(operator.name, self._calls.current)
+            operation = Operation(execution, site, operator.preserves, carried, self._memory, self._relations)
+            try:
+                operator.rule.follow(operation)
+            except Exception as error:
+                raise EsperError(f"the rule of {func} does not fit its arguments: {error!r}") from error
+        return result
+
+    def _stop(self, func: OpOverload, carries: Collection[Carry], result: Any) -> None:
+        for carry in carries:
+            for shadow in carry.shadows:
+                self._relations.pin(shadow.ids, f"{func} has no rule", self._calls.current)
+        for tensor in tensors_among((result,)):
+            self._memory.remember(tensor, Carry((), Origin.ACTIVATION))
+
+    def _pass_origin(
+        self, func: OpOverload, operator: Known, carries: Collection[Carry], result: Any
+    ) -> None:
+        """Nothing is tracked among the arguments: only remember what the values come from."""
+        if func.overloadpacket in UNIFORM_FACTORIES:
+            origin = Origin.UNIFORM
+        else:
+            origin = result_origin([carry.origin for carry in carries], operator.preserves)
+        if origin is not Origin.CONSTANT:
+            for tensor in tensors_among((result,)):
+                self._memory.remember(tensor, Carry((), origin))
+
+    def _note_writes(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for position, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                target = args[position] if position < len(args) else kwargs.get(argument.name)
+                for tensor in tensors_among((target,)):
+                    self._memory.written(tensor)
+
+
+def _layout(args: tuple[Any, ...]) -> Layout:
+    first = args[0] if args else None
+    if not isinstance(first, torch.Tensor):
+        return Layout((), ())
+    return Layout(tuple(first.shape), first.stride() if first.layout is torch.strided else ())
+
+
+class FunctionWatch(TorchFunctionMode):
+    """Sees calls before they become operators: values that leave torch, where nothing can be followed, are
+    pinned; recurrent layers are kept from running as one fused operator."""
+
+    def __init__(self, memory: CarryMemory, relations: Relations, calls: CallRecorder) -> None:
+        super().__init__()
+        self._memory = memory
+        self._relations = relations
+        self._calls = calls
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _EXITS:
+            name = f"Tensor.{func.__name__}"
+            for shadow in self._memory.recall(args[0]).shadows:
+                self._relations.pin(shadow.ids, f"leaves torch through {name}", self._calls.current)
+            self._memory.written(args[0])
+        with without_onednn() if func in _RECURRENT else nullcontext():
+            result = func(*args, **(kwargs or {}))
+        if func == _DATA:
+            self._memory.remember(result, self._memory.recall(args[0]))
+        return result
+
+
+_EXITS = frozenset(
+    getattr(torch.Tensor, name)
+    for name in ("numpy", "tolist", "data_ptr", "storage", "untyped_storage", "__array__", "__dlpack__")
+)
+_RECURRENT = frozenset((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu))
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
