@@ -1,0 +1,161 @@
+"""Added data flow on modules whose ``forward`` is not ours.
+
+A host's class is swapped for a cached subclass of its own class, whose ``forward`` calls the original and then
+the stages that connections put there. FSDP2 and ModelOpt host the same way. ``isinstance`` holds;
+``type(m) is X`` does not.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from esper_es.domain.architecture import Connection
+
+
+class Bus:
+    """Carries the tapped outputs of one forward pass from taps to joins; owned by the root module.
+
+    A join leaves the value in place, because gradient checkpointing runs it twice; the root's next forward
+    clears it. Copies and pickles of a model begin with an empty bus.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, torch.Tensor] = {}
+
+    def __reduce__(self) -> tuple[type[Bus], tuple[()]]:
+        return Bus, ()
+
+
+class After:
+    """Sends the output through a module that the host's parent registers."""
+
+    def __init__(self, connection: Connection, module: nn.Module) -> None:
+        self.connection = connection
+        self.module = module
+
+    def __call__(self, output: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.module(output)
+        return result
+
+
+class Tap:
+    """Puts the output on the bus."""
+
+    def __init__(self, connection: Connection, bus: Bus) -> None:
+        self.connection = connection
+        self.bus = bus
+
+    def __call__(self, output: torch.Tensor) -> torch.Tensor:
+        self.bus.values[self.connection.id] = output
+        return output
+
+
+class Join:
+    """Adds a tapped output, through a projection if there is one."""
+
+    def __init__(self, connection: Connection, bus: Bus, projection: nn.Module | None) -> None:
+        self.connection = connection
+        self.bus = bus
+        self.projection = projection
+
+    def __call__(self, output: torch.Tensor) -> torch.Tensor:
+        if self.connection.id not in self.bus.values:
+            raise RuntimeError(
+                f"skip connection {self.connection.id!r}: {self.connection.source!r} did not run before "
+                f"{self.connection.target!r} in this forward pass"
+            )
+        taken = self.bus.values[self.connection.id]
+        return output + (taken if self.projection is None else self.projection(taken))
+
+
+Stage = After | Tap | Join
+
+
+def on_first_tensor(output: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Apply a function to a module's output, or to the first tensor of a tuple, list or mapping."""
+    if isinstance(output, torch.Tensor):
+        return function(output)
+    if isinstance(output, tuple):
+        changed = (function(output[0]), *output[1:])
+        return type(output)(*changed) if hasattr(output, "_fields") else changed
+    if isinstance(output, list):
+        return [function(output[0]), *output[1:]]
+    if isinstance(output, dict):
+        first = next(iter(output))
+        output[first] = function(output[first])
+        return output
+    raise TypeError(f"a module that returns {type(output).__name__} can't host added connections")
+
+
+HEARD = -1
+"""Key of the hook below among a module's forward hooks; torch's own begin at 0."""
+
+
+def heard(module: nn.Module, args: Any, output: Any) -> None:
+    """Do nothing: a forward hook before which torch's fused paths step aside."""
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def hosted_class(original: type[nn.Module]) -> type[nn.Module]:
+    """Return the generated subclass of ``original`` that runs stages and, on a root, clears the bus."""
+    if original not in _CLASSES:
+        _CLASSES[original] = _generated(original)
+    return _CLASSES[original]
+
+
+def _generated(original: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._esper_bus is not None:
+            self._esper_bus.values.clear()
+        output = original.forward(self, *args, **kwargs)
+        for stage in self._esper_stages:
+            output = on_first_tensor(output, stage)
+        return output
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        parts: Any = original.__reduce_ex__(self, protocol)
+        function, arguments, *rest = parts
+        if function is copyreg.__newobj__ and arguments[0] is type(self):  # type: ignore[attr-defined]
+            return (_revive, (original, *arguments[1:]), *rest)
+        return (function, arguments, *rest)
+
+    body = {
+        "forward": forward,
+        "__reduce_ex__": reduce,
+        "__module__": original.__module__,
+        "__doc__": original.__doc__,
+        "_esper_original": original,
+        "_esper_stages": (),
+        "_esper_bus": None,
+    }
+    return type(f"Hosted{original.__name__}", (original,), body)
+
+
+def _revive(original: type[nn.Module], *arguments: Any) -> nn.Module:
+    cls = hosted_class(original)
+    return cls.__new__(cls, *arguments)
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class that a module had before it became a host."""
+    cls: type[nn.Module] = getattr(type(module), "_esper_original", type(module))
+    return cls
+
+
+def stages_of(module: nn.Module) -> tuple[Stage, ...]:
+    """Return the stages that run on the output of a module."""
+    stages: tuple[Stage, ...] = module.__dict__.get("_esper_stages", ())
+    return stages
+
+
+def bus_of(root: nn.Module) -> Bus | None:
+    """Return the bus of a root that has one."""
+    bus: Bus | None = root.__dict__.get("_esper_bus")
+    return bus
