@@ -1,0 +1,251 @@
+"""Attaching a live model to the log: registering a new name, or resuming one with history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import evolve, frozen
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
+
+from esper_es.capture import store_capture
+from esper_es.domain.canonical import Json, canonical_bytes
+from esper_es.domain.constraints import SurgeryConstraints
+from esper_es.domain.envelope import Cause, model_id
+from esper_es.domain.errors import ReplayError, UsageError
+from esper_es.domain.facts import BaseModel, ModelRegistered, RunResumed
+from esper_es.domain.lifecycle import ESPER_LITE, LifecycleProfile
+from esper_es.domain.model import Moment, enveloped, folded
+from esper_es.domain.policies import CapturePolicy, WatchPolicy
+from esper_es.domain.state import ModelState
+from esper_es.environment import environment_of
+from esper_es.example_inputs import ExampleInputs, normalized
+from esper_es.ledger.log import Log
+from esper_es.planning.depth import DepthMode
+from esper_es.planning.observation import observe
+from esper_es.projections.live.describe import describe, opaque_classes
+from esper_es.projections.live.journal import Journal
+from esper_es.projections.live.live import Live
+from esper_es.projections.live.rebuild import base_module
+from esper_es.restoring import restore_live, roll_back
+from esper_es.session import Publisher, Session, now
+from esper_es.shadow import shadow_of
+from esper_es.validators.baseline import memory_estimate
+from esper_es.vault import AnyVault
+
+
+@frozen(kw_only=True, eq=False)
+class Terms:
+    """What the caller of ``attach`` asked for, to be recorded with a new model; None for the default."""
+
+    blueprint: str | None
+    blueprint_args: Mapping[str, Json]
+    constraints: SurgeryConstraints | None
+    capture: CapturePolicy | None
+    watch: WatchPolicy | None
+    lifecycle: LifecycleProfile | None
+
+
+def check_parts(module: object, optimizer: object, scheduler: object, scaler: object, name: object) -> None:
+    """Check the types of what is attached.
+
+    Raises:
+        UsageError: naming what is wrong.
+    """
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"attach takes an nn.Module, got {type(module).__name__}")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise UsageError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if not isinstance(name, str) or not name or len(name) > 255:
+        raise UsageError(f"a model's name is a string of 1 to 255 characters, got {name!r}")
+    for what, part in (("scheduler", scheduler), ("scaler", scaler)):
+        if part is not None and not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+            raise UsageError(f"{what} must have state_dict and load_state_dict, got {type(part).__name__}")
+    lazy = [path for path, tensor in module.named_parameters() if isinstance(tensor, UninitializedParameter)]
+    if lazy:
+        raise UsageError(f"{lazy[0]!r} has no shape yet; run the model once before it is attached")
+
+
+def register(
+    log: Log,
+    vault: AnyVault,
+    live: Live,
+    examples: ExampleInputs,
+    publisher: Publisher,
+    name: str,
+    terms: Terms,
+    cause: Cause,
+) -> Session:
+    """Record a new model and its first capture.
+
+    Raises:
+        UsageError: if the model can't be rebuilt from the log, or does not run on its example inputs.
+        ConflictError: if the name was registered meanwhile.
+    """
+    base = _base_model(live, examples, terms)
+    registered = ModelRegistered(
+        name=name,
+        base=base,
+        constraints=terms.constraints,
+        capture=terms.capture or CapturePolicy(),
+        watch=terms.watch,
+        lifecycle=terms.lifecycle or ESPER_LITE,
+        environment=environment_of(live.module),
+    )
+    birth = evolve(store_capture(live, vault, "birth"), of_version=1)
+    moment = Moment(at=now(), epoch=0, step=0)
+    envelopes = enveloped(model_id(name), 0, (registered, birth), cause, moment)
+    state = folded(None, envelopes)
+    log.append(envelopes)
+    session = Session(log=log, vault=vault, live=live, examples=examples, state=state, publisher=publisher)
+    publisher.publish(envelopes)
+    return session
+
+
+def _base_model(live: Live, examples: ExampleInputs, terms: Terms) -> BaseModel:
+    architecture = describe(live.module)
+    shadow = shadow_of(live.module)
+    try:
+        depth = DepthMode(shadow.parameters())
+        with depth:
+            observation = observe(shadow, examples)
+    except Exception as error:
+        raise UsageError(f"the model does not run on its example inputs: {error}") from error
+    base = BaseModel(
+        blueprint=terms.blueprint,
+        arguments=dict(terms.blueprint_args),
+        architecture=architecture,
+        memory_bytes=memory_estimate(shadow, observation.activation_bytes, live.optimizer),
+        graph_depth=depth.deepest,
+        outputs=tuple(tuple(tensor.shape) for tensor in observation.outputs),
+    )
+    _require_rebuildable(base, terms)
+    return base
+
+
+def _require_rebuildable(base: BaseModel, terms: Terms) -> None:
+    """Check now that the log will be able to build the model again."""
+    try:
+        canonical_bytes(dict(terms.blueprint_args))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"blueprint_args must be JSON with finite numbers: {error}") from None
+    if terms.blueprint is None and (opaque := opaque_classes(base.architecture)):
+        raise UsageError(
+            f"the log could not build this model again: the classes {', '.join(opaque)} are your own. Register a "
+            "function that builds it, @esper_es.blueprint('my-net') def build(...): ..., and attach with "
+            "blueprint='my-net', blueprint_args={...}"
+        )
+    if terms.blueprint is None and terms.blueprint_args:
+        raise UsageError("blueprint_args were given without a blueprint")
+    try:
+        base_module(base)
+    except ReplayError as error:
+        raise UsageError(f"the log could not build this model again: {error}") from error
+
+
+def resume(
+    log: Log,
+    vault: AnyVault,
+    live: Live,
+    examples: ExampleInputs,
+    publisher: Publisher,
+    state: ModelState,
+    cause: Cause,
+) -> Session:
+    """Bring a live model to the state of the log, in place.
+
+    When the last training was not captured, the run goes back to the newest version that was; that is a
+    rollback, and recorded as one.
+
+    Raises:
+        UsageError: if the model is neither the base model nor of the log's newest structure.
+        ReplayError, MissingTensorError, IntegrityFailure: if the state can't be restored; nothing is changed.
+    """
+    _require_kin(live, state)
+    session = Session(
+        log=log,
+        vault=vault,
+        live=live,
+        examples=examples,
+        state=state,
+        publisher=publisher,
+        step=state.step,
+    )
+    resumed = RunResumed(environment=environment_of(live.module))
+    source = state.restorable.get(state.version)
+    if source is None:
+        _fall_back(session, cause)
+        session.commit((resumed,), cause)
+        return session
+    journal = Journal()
+    try:
+        restore_live(session, state, source, journal)
+        envelopes = session.append((resumed,), cause)
+    except BaseException:
+        if session.state.version == state.version:
+            journal.undo()
+        raise
+    publisher.publish(envelopes)
+    return session
+
+
+def _fall_back(session: Session, cause: Cause) -> None:
+    newest = max(session.state.restorable, default=None)
+    if newest is None:
+        raise ReplayError(
+            f"model {session.state.name!r} has no capture left to resume from; replay it structurally, and attach "
+            "the module under another name"
+        )
+    reason = f"training after version {newest} was not captured"
+    roll_back(session, newest, cause, trigger="resume", reason=reason, capture_first=False)
+
+
+def _require_kin(live: Live, state: ModelState) -> None:
+    found = describe(live.module).fingerprint
+    if found in (state.base.architecture.fingerprint, state.architecture.fingerprint):
+        return
+    raise UsageError(
+        f"the log knows a model {state.name!r}, and this one has another architecture: it is neither its base model "
+        f"(version 1) nor its newest version ({state.version}). Attach one of these to resume, or choose another name"
+    )
+
+
+def attached(
+    log: Log,
+    vault: AnyVault,
+    publisher: Publisher,
+    live: Live,
+    example_inputs: object,
+    name: str,
+    terms: Terms,
+    cause: Cause,
+) -> Session:
+    """Register a name that the log does not know, or resume one that it does.
+
+    Raises: as ``register`` and ``resume``.
+    """
+    check_parts(live.module, live.optimizer, live.scheduler, live.scaler, name)
+    examples = normalized(example_inputs, live.module)
+    state = log.load(model_id(name))
+    if state is None:
+        return register(log, vault, live, examples, publisher, name, terms, cause)
+    _require_same_terms(state, terms)
+    return resume(log, vault, live, examples, publisher, state, cause)
+
+
+def _require_same_terms(state: ModelState, terms: Terms) -> None:
+    """Check that what was asked for is what the log recorded; terms are not changed in passing."""
+    asked: dict[str, tuple[object, object]] = {
+        "blueprint": (terms.blueprint, state.base.blueprint),
+        "constraints": (terms.constraints, state.constraints),
+        "capture": (terms.capture, state.capture_policy),
+        "watch": (terms.watch, state.watch_policy),
+        "lifecycle": (terms.lifecycle, state.lifecycle),
+    }
+    for name, (wanted, recorded) in asked.items():
+        if wanted is not None and wanted != recorded:
+            raise UsageError(
+                f"model {state.name!r} was registered with {name}={recorded!r}, and now {name}={wanted!r} was "
+                f"given; leave {name} out to resume, or register under another name"
+            )

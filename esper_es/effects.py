@@ -1,0 +1,97 @@
+"""What a change does, measured on the copy on which it was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from esper_es.domain.architecture import Architecture, join_path, relative_path
+from esper_es.domain.edits import AddModule, Edit, RemoveModule, ReplaceModule, ResizeTensor, ScaleTensor
+from esper_es.domain.facts import Effects
+from esper_es.projections.live.live import Live
+from esper_es.projections.live.names import tensor_at
+from esper_es.validators import Trial, ValidationResult
+
+
+def effects_of(
+    live: Live,
+    before: Architecture,
+    edits: Sequence[Edit],
+    after: Architecture,
+    trial: Trial,
+    shadow: nn.Module,
+    verdicts: Sequence[ValidationResult],
+) -> Effects:
+    """Return the effects of edits that were tried on ``shadow`` and found valid; the live objects are only read."""
+    outputs = trial.observe(shadow).outputs
+    outputs_before = () if trial.before is None else trial.before.observation.outputs
+    return Effects(
+        output_difference=output_difference(outputs_before, outputs),
+        parameters_before=before.parameter_count,
+        parameters_after=after.parameter_count,
+        bytes_before=before.nbytes,
+        bytes_after=after.nbytes,
+        memory_bytes=next(v.details["memory_bytes"] for v in verdicts if "memory_bytes" in v.details),
+        graph_depth=trial.graph_depth,
+        optimizer=_optimizer_effects(live, edits),
+        validators={v.check_name: "valid" for v in verdicts},
+    )
+
+
+def output_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float | None:
+    """Return the largest absolute change over the largest absolute value; None where it is not a number."""
+    if [t.shape for t in before] != [t.shape for t in after] or not before:
+        return None
+    pairs = [(_wide(b), _wide(a)) for b, a in zip(before, after, strict=True) if b.numel()]
+    change = max((float((b - a).abs().max()) for b, a in pairs), default=0.0)
+    scale = max((float(b.abs().max()) for b, _ in pairs), default=0.0)
+    difference = change / scale if scale > 0 else change
+    return difference if difference == difference and difference != float("inf") else None
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def _optimizer_effects(live: Live, edits: Sequence[Edit]) -> dict[str, str]:
+    """Return what becomes of the optimizer state of each parameter that the edits touch."""
+    if live.optimizer is None:
+        return {}
+    effects: dict[str, str] = {}
+    for edit in edits:
+        if isinstance(edit, ResizeTensor):
+            if isinstance(tensor_at(live.module, edit.tensor), nn.Parameter):
+                effects[edit.tensor] = "resized"
+        elif isinstance(edit, ScaleTensor):
+            effects[edit.tensor] = "kept"
+        elif isinstance(edit, AddModule):
+            effects |= _of_new_module(edit)
+        elif isinstance(edit, RemoveModule):
+            effects |= _of_removed(edit.path, live.module.get_submodule(edit.path))
+        elif isinstance(edit, ReplaceModule):
+            old = live.module.get_submodule(edit.path)
+            effects |= _of_removed(edit.path, old) | _of_new_module(edit) | _of_kept(edit, old)
+    return effects
+
+
+def _of_new_module(edit: AddModule | ReplaceModule) -> dict[str, str]:
+    specs = edit.fragment.tensors()
+    kept = edit.keep_as if isinstance(edit, ReplaceModule) and edit.keep is not None else None
+    return {
+        join_path(edit.path, name): "new"
+        for name, spec in specs
+        if spec.role == "parameter" and (kept is None or relative_path(name, kept) is None)
+    }
+
+
+def _of_removed(path: str, module: nn.Module) -> dict[str, str]:
+    return {join_path(path, name): "removed" for name, _ in module.named_parameters()}
+
+
+def _of_kept(edit: ReplaceModule, old: nn.Module) -> dict[str, str]:
+    if edit.keep is None:
+        return {}
+    kept = old.get_submodule(edit.keep)
+    return {join_path(edit.path, edit.keep_as, name): "kept" for name, _ in kept.named_parameters()}

@@ -1,0 +1,280 @@
+"""The engine: a log, a vault, and the models attached to them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from sqlalchemy import URL
+from torch import nn
+from torch.optim import Optimizer
+
+from esper_es.attaching import Terms, attached
+from esper_es.domain.canonical import Json
+from esper_es.domain.constraints import SurgeryConstraints
+from esper_es.domain.envelope import Cause, Envelope, model_id
+from esper_es.domain.errors import ConflictError, LedgerError, UsageError
+from esper_es.domain.lifecycle import LifecycleProfile
+from esper_es.domain.model import Moment, enveloped, folded
+from esper_es.domain.policies import CapturePolicy, WatchPolicy
+from esper_es.domain.state import ModelState
+from esper_es.forking import forked, repeat_surgery, surgeries_of
+from esper_es.ledger.database import open_database
+from esper_es.ledger.heads import heads
+from esper_es.ledger.log import Log
+from esper_es.ledger.urls import is_in_memory
+from esper_es.projections.audit import Audit, project
+from esper_es.projections.live.live import Live
+from esper_es.rebuilding import replayed, with_captures_of
+from esper_es.result import SurgeryResult
+from esper_es.run import Run
+from esper_es.session import Publisher, Subscriber, now
+from esper_es.vault import AnyVault, Vault
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Opens a log and a vault; attaches models, replays them, answers questions.
+
+    Args:
+        url: of the log: ``"sqlite:///runs.db"``, ``"postgresql://..."``, or in memory by default.
+        vault: directory of the tensors; beside an SQLite file by default (``runs.db`` -> ``runs.vault``), in
+            memory for a log in memory.
+
+    Raises:
+        LedgerError: if the log can't be opened.
+        VaultError: if the vault can't be.
+    """
+
+    def __init__(self, url: str = ":memory:", vault: str | os.PathLike[str] | AnyVault | None = None) -> None:
+        self._database = open_database(url)
+        try:
+            self.vault: AnyVault = _opened_vault(self._database.url, vault)
+        except BaseException:
+            self._database.dispose()
+            raise
+        self.log = Log(self._database, [project])
+        self._fill_tables()
+        self._publisher = Publisher()
+
+    def _fill_tables(self) -> None:
+        """Rebuild the audit tables of a log that was written before they existed."""
+        with self._database.connect() as connection:
+            newest = {model: head.version for model, head in heads(connection).items()}
+        if self.audit.versions() != newest:
+            logger.info("rebuilding the audit tables from the log")
+            self.audit.rebuild([fact for model in newest for fact in self.log.history(model)])
+
+    def attach(
+        self,
+        model: nn.Module,
+        name: str,
+        example_inputs: object = None,
+        optimizer: Optimizer | None = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        blueprint: str | None = None,
+        blueprint_args: Mapping[str, Json] | None = None,
+        constraints: SurgeryConstraints | None = None,
+        *,
+        capture: CapturePolicy | None = None,
+        watch: WatchPolicy | None = None,
+        lifecycle: LifecycleProfile | None = None,
+        cause: Cause | None = None,
+    ) -> Run:
+        """Take a model under the engine's care.
+
+        A new name is registered. A name with history resumes: the model is rebuilt, in place, to the log's state.
+
+        Args:
+            model: any ``nn.Module``; changed in place from now on.
+            name: in the log.
+            example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments that the model takes.
+            optimizer: over the model's own parameters.
+            scheduler: anything with ``state_dict`` and ``load_state_dict``.
+            scaler: a gradient scaler.
+            blueprint: name of the registered function that builds the model; needed unless it is composed of
+                registered layer kinds only.
+            blueprint_args: its keyword arguments, as JSON.
+            constraints: limits; None sets none.
+            capture: when the state is captured; before every structural change by default.
+            watch: which metric judges surgeries; None for none.
+            lifecycle: of the seeds; ``ESPER_LITE`` by default.
+            cause: who and why.
+
+        Raises:
+            UsageError: if the model could not be rebuilt from the log, or does not fit the name's history.
+            ConflictError, LedgerError, VaultError: if it can't be recorded.
+        """
+        terms = Terms(
+            blueprint=blueprint,
+            blueprint_args=dict(blueprint_args or {}),
+            constraints=constraints,
+            capture=capture,
+            watch=watch,
+            lifecycle=lifecycle,
+        )
+        live = Live(model, optimizer, scheduler, scaler)
+        session = attached(
+            self.log, self.vault, self._publisher, live, example_inputs, name, terms, cause or Cause()
+        )
+        return Run(session)
+
+    def replay(
+        self, name: str, version: int | None = None, device: torch.device | str | None = None
+    ) -> nn.Module:
+        """Rebuild a model from the log: a fresh module, in training mode as it was captured.
+
+        Its attribute ``esper_replay`` (a ``Replay``) says whether it is exact, and where its tensors come from.
+
+        Args:
+            name: of the model.
+            version: the newest by default.
+            device: where to put it; the CPU by default.
+
+        Raises:
+            UsageError: if the log knows no such model or version.
+            ReplayError: if the structure can't be rebuilt.
+            IntegrityFailure: if tensors are damaged.
+        """
+        newest = self.state(name)
+        state = with_captures_of(newest, self._at(newest, version))
+        history = self.log.at(state.id, {1, *state.lineage.edits_of})
+        module, report = replayed(state, history, self.vault)
+        module.esper_replay = report  # type: ignore[assignment]
+        return module if device is None else module.to(device)
+
+    def fork(
+        self, source: str, *, name: str, version: int | None = None, cause: Cause | None = None
+    ) -> nn.Module:
+        """Begin a new model in the log from an exactly restorable version of another; return it, exactly rebuilt.
+
+        Attach the returned module (or the base model) under the new name to train it.
+
+        Args:
+            source: name of the model to fork.
+            name: of the new model.
+            version: of the source; its newest by default.
+            cause: who and why.
+
+        Raises:
+            UsageError: if the version can't be restored exactly, or a name is wrong.
+            ConflictError: if the new name is taken.
+        """
+        newest = self.state(source)
+        state = with_captures_of(newest, self._at(newest, version))
+        if self.log.load(model_id(name)) is not None:
+            raise ConflictError(f"the log knows a model {name!r} already; choose another name for the fork")
+        history = self.log.history(state.id)
+        facts = forked(state, history, name)
+        moment = Moment(at=now(), epoch=0, step=0)
+        envelopes = enveloped(model_id(name), 0, facts, cause or Cause(), moment)
+        folded(None, envelopes)
+        self.log.append(envelopes)
+        self._publisher.publish(envelopes)
+        return self.replay(name)
+
+    def replay_surgeries(self, source: str, onto: Run, *, version: int | None = None) -> list[SurgeryResult]:
+        """Repeat the four surgeries that led to a version of one model on another run.
+
+        Each is tried and recorded as an operation of that run; new tensors get the recorded bytes. The first one
+        refused ends it. Seeds are not repeated.
+
+        Args:
+            source: name of the model whose surgeries are repeated.
+            onto: an attached run.
+            version: of the source; its newest by default.
+
+        Raises:
+            UsageError: if the log knows no such model or version.
+            MissingTensorError: if the vault lacks a recorded tensor.
+        """
+        state = self.state(source, version)
+        history = self.log.history(state.id, to=state.version)
+        results: list[SurgeryResult] = []
+        for repeated in surgeries_of(state, history):
+            results.append(repeat_surgery(onto.session, repeated, source, self.vault))
+            if not results[-1].success:
+                break
+        return results
+
+    def state(self, name: str, version: int | None = None) -> ModelState:
+        """Return the aggregate's state of a model, at a version or the newest.
+
+        Raises:
+            UsageError: if the log knows no such model or version.
+        """
+        newest = self.log.load(model_id(name)) if isinstance(name, str) else None
+        if newest is None:
+            known = ", ".join(self.names()) or "none"
+            raise UsageError(f"the log knows no model {name!r}; it knows: {known}")
+        return self._at(newest, version)
+
+    def _at(self, newest: ModelState, version: int | None) -> ModelState:
+        if version is None or version == newest.version:
+            return newest
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < newest.version:
+            raise UsageError(
+                f"model {newest.name!r} has no version {version!r}; it has 1 to {newest.version}"
+            )
+        state = self.log.load(newest.id, version)
+        if state is None:
+            raise LedgerError(f"version {version} of model {newest.name!r} can't be read")
+        return state
+
+    def history(self, name: str) -> tuple[Envelope, ...]:
+        """Return all facts of a model, in order.
+
+        Raises:
+            UsageError: if the log knows no such model.
+        """
+        return self.log.history(self.state(name).id)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all models in the log."""
+        return tuple(self.log.models())
+
+    @property
+    def audit(self) -> Audit:
+        """Typed questions over the SQL tables."""
+        return Audit(self._database)
+
+    def subscribe(self, callback: Subscriber) -> None:
+        """Hand every fact to ``callback`` after its commit, in order. One that raises is logged and harms nobody."""
+        self._publisher.subscribers.append(callback)
+
+    def close(self) -> None:
+        """Close the log and the vault."""
+        self._database.dispose()
+        self.vault.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _opened_vault(url: URL, vault: str | os.PathLike[str] | AnyVault | None) -> AnyVault:
+    if vault is not None and not isinstance(vault, (str, os.PathLike)):
+        return vault
+    if vault is not None:
+        return Vault.open(vault)
+    if url.get_backend_name() != "sqlite":
+        raise UsageError("a log on a database server needs vault=..., a directory for the tensors")
+    if is_in_memory(url):
+        return Vault.in_memory()
+    log = Path(url.database or "")
+    if log.suffix == ".vault":
+        raise UsageError(
+            f"the log {log} has the name of its vault; name the log otherwise, or give vault=..."
+        )
+    return Vault.open(log.with_suffix(".vault"))

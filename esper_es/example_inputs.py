@@ -1,0 +1,121 @@
+"""Example inputs: what planners and validators feed to copies of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from esper_es.domain.errors import UsageError
+from esper_es.projections.live.rng import preserved_rng
+from esper_es.shadow import shadow_of
+
+
+@frozen(eq=False)
+class ExampleInputs:
+    """Arguments for one call of the model.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def fresh(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return copies that a model may overwrite."""
+        return tuple(_cloned(a) for a in self.args), {k: _cloned(v) for k, v in self.kwargs.items()}
+
+
+def normalized(example_inputs: object, module: nn.Module) -> ExampleInputs:
+    """Return example inputs from what a caller gives: a tensor, a tuple of arguments, or a dict of keyword ones.
+
+    Batches of one are doubled, because BatchNorm can't train on one and a size of one says nothing about
+    which dimension it is. Without inputs, shapes are guessed from the first layer.
+
+    Raises:
+        UsageError: if nothing is given and no guess runs, or the type is wrong.
+    """
+    if example_inputs is None:
+        return _guessed(module)
+    if isinstance(example_inputs, torch.Tensor):
+        return _doubled(ExampleInputs((example_inputs,), {}))
+    if isinstance(example_inputs, tuple):
+        return _doubled(ExampleInputs(example_inputs, {}))
+    if isinstance(example_inputs, Mapping):
+        return _doubled(ExampleInputs((), dict(example_inputs)))
+    raise UsageError(
+        "example_inputs is a tensor, a tuple of positional arguments or a dict of keyword arguments, "
+        f"got {type(example_inputs).__name__}"
+    )
+
+
+def _doubled(examples: ExampleInputs) -> ExampleInputs:
+    tensors = [
+        v for v in (*examples.args, *examples.kwargs.values()) if isinstance(v, torch.Tensor) and v.ndim
+    ]
+    if not tensors or any(t.shape[0] != 1 for t in tensors):
+        return examples
+    return ExampleInputs(
+        tuple(_twice(a) for a in examples.args), {k: _twice(v) for k, v in examples.kwargs.items()}
+    )
+
+
+def _twice(value: Any) -> Any:
+    return torch.cat([value, value]) if isinstance(value, torch.Tensor) and value.ndim else value
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, tuple):
+        return tuple(_cloned(v) for v in value)
+    if isinstance(value, list):
+        return [_cloned(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _cloned(v) for k, v in value.items()}
+    return value
+
+
+def _guessed(module: nn.Module) -> ExampleInputs:
+    """Try shapes that the first layer with parameters could take."""
+    for layer in module.modules():
+        for shape, dtype in _candidates(layer):
+            device = next((p.device for p in module.parameters()), torch.device("cpu"))
+            generator = torch.Generator().manual_seed(0)
+            example = (
+                torch.randint(0, 2, shape, generator=generator)
+                if dtype == torch.int64
+                else torch.randn(shape, generator=generator).to(dtype)
+            )
+            if _runs(module, example.to(device)):
+                return ExampleInputs((example.to(device),), {})
+    raise UsageError(
+        "no example input could be guessed for this model; pass example_inputs=(x,) with a batch it takes"
+    )
+
+
+def _candidates(layer: nn.Module) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    if isinstance(layer, nn.Linear):
+        return [((2, layer.in_features), layer.weight.dtype), ((2, 3, layer.in_features), layer.weight.dtype)]
+    if isinstance(layer, nn.Conv2d):
+        return [((2, layer.in_channels, n, n), layer.weight.dtype) for n in (32, 28, 8, 16, 64, 224)]
+    if isinstance(layer, nn.Conv1d):
+        return [((2, layer.in_channels, n), layer.weight.dtype) for n in (32, 16, 64, 128)]
+    if isinstance(layer, nn.Embedding):
+        return [((2, 8), torch.int64)]
+    return []
+
+
+def _runs(module: nn.Module, example: torch.Tensor) -> bool:
+    shadow = shadow_of(module).eval()
+    with preserved_rng(), torch.no_grad():
+        try:
+            shadow(example)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False
+    return True

@@ -1,0 +1,27 @@
+"""Which channel feeds which, seeds included."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from torch import nn
+
+from esper_es.example_inputs import ExampleInputs
+from esper_es.projections.live.modules import SeedSlot
+from esper_es.tracing import Trace, trace
+
+
+def traced(module: nn.Module, examples: ExampleInputs) -> Trace:
+    """Trace a copy of the model on its example inputs.
+
+    The branch of a seed takes part even while it rests, so that what it is fed with and what it feeds grow and
+    shrink together with the rest.
+
+    Raises:
+        UsageError: if the model fails on its example inputs.
+    """
+    with ExitStack() as stack:
+        for part in module.modules():
+            if isinstance(part, SeedSlot):
+                stack.enter_context(part.mixing())
+        return trace(module, [examples.fresh()])

@@ -1,0 +1,139 @@
+"""What a planner sees, and what it returns."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from attrs import define, field, frozen
+from torch import nn
+
+from esper_es.domain.architecture import Architecture, relative_path
+from esper_es.domain.edits import Edit, Fill, Initial
+from esper_es.domain.errors import Refused, UsageError
+from esper_es.domain.facts import Fact
+from esper_es.domain.state import ModelState
+from esper_es.domain.surgery_commands import Change
+from esper_es.example_inputs import ExampleInputs
+from esper_es.planning.observation import Observation, observe
+from esper_es.projections.live.initializers import derived_slice
+from esper_es.projections.live.live import Live
+from esper_es.projections.live.names import named_tensors
+from esper_es.vault import digest_of
+
+
+@define(eq=False)
+class Scene:
+    """The model as a planner may look at it.
+
+    Attributes:
+        state: of the aggregate.
+        live: the live objects; to be read only.
+        shadow: a copy of the module to run.
+        examples: inputs to run it on.
+        observation: of the copy's last run.
+    """
+
+    state: ModelState
+    live: Live
+    shadow: nn.Module
+    examples: ExampleInputs
+    observation: Observation | None = None
+
+    def observe(self, take: Iterable[str] = ()) -> Observation:
+        """Run the copy and keep what it showed; see ``observation.observe``."""
+        self.observation = observe(self.shadow, self.examples, take)
+        return self.observation
+
+    def seed(self, purpose: str) -> int:
+        """Return a seed that depends on the model, its version and the purpose only."""
+        text = f"{self.state.id}:{self.state.version}:{purpose}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+    def require_layer(self, path: str) -> nn.Module:
+        """Return the live module at a path.
+
+        Raises:
+            UsageError: if the path is not a string.
+            Refused: if there is none, naming those that are close.
+        """
+        if not isinstance(path, str):
+            raise UsageError(f"a layer goes by its path, which is a string; got {path!r}")
+        if not path or path not in self.state.architecture:
+            shared = self.state.architecture.aliases.get(path)
+            if shared is not None:
+                raise Refused(f"layer {path!r} is the shared module {shared!r}; name that", "shared_module")
+            known = [name for name in self.state.architecture.nodes if name]
+            close = difflib.get_close_matches(path, known, 3) or known[:8]
+            raise Refused(f"there is no layer {path!r}; there are e.g. {', '.join(close)}", "unknown_layer")
+        return self.live.module.get_submodule(path)
+
+    def require_outside_seeds(self, path: str, *, slot_too: bool) -> None:
+        """Check that a surgery at ``path`` does not reach into a seed that is alive.
+
+        Args:
+            path: of a module.
+            slot_too: whether the seed's slot itself, and what holds it, are out of bounds too.
+
+        Raises:
+            Refused: naming the seed's slot.
+        """
+        for slot in self.state.architecture.slots:
+            inside = relative_path(path, slot)
+            if inside or (slot_too and (inside is not None or relative_path(slot, path) is not None)):
+                raise Refused(
+                    f"{path!r} belongs to the seed that grows at {slot!r}; cull or fossilize the seed first",
+                    "seed",
+                )
+
+
+@frozen(kw_only=True, eq=False)
+class Plan:
+    """A change, resolved into edits.
+
+    Attributes:
+        edits: what to do.
+        tensors: new tensors by digest, to be stored before the edits are recorded.
+        executes: paths of new modules that the model must run.
+        details: for the result.
+        facts: the command that says which facts would hold.
+        proof: looks at the copy after the edits and returns what is wrong; None where there is nothing to prove.
+    """
+
+    edits: tuple[Edit, ...]
+    tensors: Mapping[str, torch.Tensor] = field(factory=dict)
+    executes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(factory=dict)
+    facts: Callable[[ModelState, Change], tuple[Fact, ...]]
+    proof: Callable[[nn.Module], tuple[str, ...]] | None = None
+
+
+Planner = Callable[[Scene], Plan]
+
+
+@frozen(eq=False)
+class NewModule:
+    """A module about to be added: description, recipe and bytes."""
+
+    fragment: Architecture
+    initial: Initial
+    tensors: Mapping[str, torch.Tensor]
+
+
+def new_module(
+    module: nn.Module, fragment: Architecture, seed: int, fills: Mapping[str, Fill], given: bool
+) -> NewModule:
+    """Describe a module that was built from ``seed`` (or, when ``given``, by the caller), and apply ``fills``."""
+    for name, fill in fills.items():
+        owner, _, local = name.rpartition(".")
+        tensor = getattr(module.get_submodule(owner), local)
+        tensor.data = derived_slice(fill, tuple(tensor.shape), tensor.dtype)
+    tensors: dict[str, torch.Tensor] = {}
+    digests: dict[str, str] = {}
+    for name, tensor, _ in named_tensors(module):
+        digests[name] = digest_of(tensor)
+        tensors[digests[name]] = tensor.detach().cpu()
+    return NewModule(fragment, Initial(digests, seed, dict(fills), given), tensors)

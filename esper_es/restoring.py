@@ -1,0 +1,161 @@
+"""Going back: the live run restored to an earlier version, bit for bit, as one more fact."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from attrs import evolve
+
+from esper_es.capture import LoadedCapture, store_capture
+from esper_es.domain.clock_commands import release_captures
+from esper_es.domain.envelope import Cause
+from esper_es.domain.errors import IntegrityFailure
+from esper_es.domain.facts import EpochEnded, Fact, RolledBack, StateCaptured
+from esper_es.domain.model import restorable
+from esper_es.domain.state import ModelState, Restorable
+from esper_es.failpoints import reach
+from esper_es.fingerprints import fingerprint, state_fingerprint
+from esper_es.projections.live.apply import apply_edits
+from esper_es.projections.live.describe import describe
+from esper_es.projections.live.journal import Journal
+from esper_es.projections.live.material import Recorded
+from esper_es.projections.live.realign import realign
+from esper_es.projections.live.snapshot import has_generators_of, put_back
+from esper_es.rebuilding import blank_module, edits_by_version, inherited_edits
+from esper_es.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+@torch.inference_mode(mode=False)
+def restore_live(session: Session, state: ModelState, source: Restorable, journal: Journal) -> None:
+    """Bring the live objects to a restorable version, in place.
+
+    Everything is loaded and verified before anything is touched.
+
+    Raises:
+        MissingTensorError, IntegrityFailure: if the capture is incomplete or damaged; nothing is changed.
+        ReplayError: if the structure can't be rebuilt; nothing is changed.
+    """
+    capture = LoadedCapture(session.vault, state.captures[source.capture].manifest)
+    tensors: Callable[[str], torch.Tensor] = capture.verified()
+    history = session.log.at(state.id, {1, *source.lineage.edits_of})
+    edits = edits_by_version(history)
+    before = source.lineage.edits_of
+    if source.edits_of:
+        before = before[: -len(source.edits_of)]
+    target = blank_module(state, inherited_edits(history), edits, before)
+    reach("restore.loaded")
+    realign(session.live.module, target, journal)
+    put_back(session.live, capture.document, tensors, journal)
+    for version in source.edits_of:
+        apply_edits(session.live, edits[version], Recorded(session.vault), journal)
+    _drop_gradients(session, journal)
+    reach("restore.applied")
+
+
+def _drop_gradients(session: Session, journal: Journal) -> None:
+    """Gradients of a timeline that is given up must not be applied."""
+    for parameter in session.live.module.parameters():
+        if parameter.grad is not None:
+            journal.set_gradient(parameter, None)
+
+
+def roll_back(
+    session: Session,
+    to_version: int,
+    cause: Cause,
+    *,
+    trigger: str,
+    reason: str,
+    leading: Sequence[Fact] = (),
+    capture_first: bool = True,
+) -> None:
+    """Restore a version and record that it happened.
+
+    Args:
+        session: the run.
+        to_version: where to.
+        cause: who and why.
+        trigger: ``"asked"``, ``"watch"`` or ``"resume"``.
+        reason: in words.
+        leading: facts to commit in the same transaction, in front.
+        capture_first: store the state that is left, so that the rollback can be rolled back.
+
+    Raises:
+        Refused: if the version has no capture.
+        MissingTensorError, IntegrityFailure, ReplayError, VaultError, LedgerError: if it can't be done; the run is
+            as before.
+    """
+    state = session.state
+    source = restorable(state, to_version)
+    capture = _capture_of_left_state(session) if capture_first else None
+    base_version = None if capture is None else state.version + len(leading) + 1
+    journal = Journal()
+    version = state.version
+    try:
+        restore_live(session, state, source, journal)
+        fact = _fact(session, state, source, leading, base_version, trigger, reason)
+        before = () if capture is None else (evolve(capture, of_version=state.version + len(leading)),)
+        envelopes = session.append((*leading, *before, fact), cause)
+    except BaseException:
+        if session.state.version == version:
+            journal.undo()
+        raise
+    session.publisher.publish(envelopes)
+    session.commit(release_captures(session.state), Cause(actor="engine", reasoning="retention policy"))
+
+
+def _capture_of_left_state(session: Session) -> StateCaptured | None:
+    if not session.state.capture_policy.before_structural_change:
+        return None
+    if describe(session.live.module).fingerprint != session.state.architecture.fingerprint:
+        logger.warning(
+            "model %r was changed outside of its run; the state left by this rollback is not captured",
+            session.state.name,
+        )
+        return None
+    return store_capture(session.live, session.vault, "before rollback")
+
+
+def _expected(session: Session, manifest: str) -> str | None:
+    """Return the fingerprint that a restored run must have.
+
+    None where a capture was made beside other CUDA devices: their generators can't all be compared.
+    """
+    return manifest if has_generators_of(LoadedCapture(session.vault, manifest).document) else None
+
+
+def _fact(
+    session: Session,
+    state: ModelState,
+    source: Restorable,
+    leading: Sequence[Fact],
+    base_version: int | None,
+    trigger: str,
+    reason: str,
+) -> RolledBack:
+    expected = None if source.edits_of else _expected(session, state.captures[source.capture].manifest)
+    measured = state_fingerprint(session.live)
+    epochs = state.lineage.trained_epochs + sum(isinstance(fact, EpochEnded) for fact in leading)
+    if expected is not None and measured != expected:
+        raise IntegrityFailure(
+            f"the run restored to version {source.version} has the fingerprint {measured}, {expected} was captured"
+        )
+    return RolledBack(
+        to_version=source.version,
+        capture_version=source.capture,
+        from_version=state.version + len(leading),
+        base_capture=base_version,
+        fingerprint=measured,
+        model_fingerprint=fingerprint(session.live.module),
+        expected_fingerprint=expected,
+        epochs_discarded=max(epochs - source.lineage.trained_epochs, 0),
+        steps_discarded=max(
+            state.lineage.trained_steps + session.step - state.step - source.lineage.trained_steps, 0
+        ),
+        trigger=trigger,
+        reason=reason,
+    )

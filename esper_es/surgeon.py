@@ -1,0 +1,228 @@
+"""The four surgeries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from torch import nn
+
+from esper_es.domain.canonical import Json
+from esper_es.domain.constraints import SurgeryConstraints
+from esper_es.domain.envelope import Cause
+from esper_es.domain.errors import UsageError
+from esper_es.example_inputs import normalized
+from esper_es.operations import Request, arguments_as_json, perform
+from esper_es.planning.insertion import plan_add_layer
+from esper_es.planning.provenance import traced
+from esper_es.planning.removal import plan_remove_layer
+from esper_es.planning.scene import Planner
+from esper_es.planning.skip import plan_add_skip_connection
+from esper_es.planning.unit_importance import l2_importance
+from esper_es.planning.width import Importance, plan_modify_layer_width
+from esper_es.result import SurgeryResult
+from esper_es.session import Session
+from esper_es.shadow import shadow_of
+from esper_es.standalone import in_memory_session
+from esper_es.tracing import Trace
+
+
+class ModelSurgeon:
+    """Performs surgery on models: on the one of a run (``run.surgeon``), or on any given as ``model``.
+
+    Alone, as ``ModelSurgeon()``, it keeps each model it is given, and a log of its own in memory for it, as long
+    as it lives. No constraints hold there unless they are given.
+
+    Args:
+        session: of the run, for ``run.surgeon``.
+        constraints: for models given as ``model``.
+        example_inputs: for models given as ``model``; guessed from the first layer otherwise.
+    """
+
+    def __init__(
+        self,
+        session: Session | None = None,
+        *,
+        constraints: SurgeryConstraints | None = None,
+        example_inputs: object = None,
+    ) -> None:
+        self._session = session
+        self._constraints = constraints
+        self._example_inputs = example_inputs
+        self._sessions: dict[nn.Module, Session] = {}
+        self.operation_history: list[SurgeryResult] = []
+
+    def add_layer(
+        self,
+        model: nn.Module | None = None,
+        after_layer: str = "",
+        new_layer: nn.Module | Mapping[str, Json] | None = None,
+        layer_name: str = "",
+        connection_type: str = "sequential",
+        *,
+        cause: Cause | None = None,
+    ) -> SurgeryResult:
+        """Insert a layer after another.
+
+        Args:
+            model: only for a surgeon without a run.
+            after_layer: path of the layer to insert behind.
+            new_layer: a module composed of registered layer kinds (it is copied), or a spec such as
+                ``{"type": "linear", "in_features": 8, "out_features": 8}``.
+            layer_name: name of the new layer, beside ``after_layer``.
+            connection_type: ``"sequential"`` or ``"residual"``.
+            cause: who and why.
+
+        Raises:
+            UsageError: for misuse of the API; a layer that can't be inserted is refused in the result.
+        """
+        if new_layer is None:
+            raise UsageError("add_layer needs new_layer: a module or a layer spec")
+        arguments = {"new_layer": new_layer, "layer_name": layer_name, "connection_type": connection_type}
+        planner = partial(
+            plan_add_layer,
+            after_layer=after_layer,
+            new_layer=new_layer,
+            layer_name=layer_name,
+            connection_type=connection_type,
+        )
+        return self._perform(model, "add_layer", after_layer, arguments, cause, planner)
+
+    def remove_layer(
+        self,
+        model: nn.Module | None = None,
+        layer_name: str = "",
+        bridge_strategy: str = "direct",
+        *,
+        calibration: Sequence[object] = (),
+        cause: Cause | None = None,
+    ) -> SurgeryResult:
+        """Remove a layer and bridge the gap.
+
+        Args:
+            model: only for a surgeon without a run.
+            layer_name: path of the layer.
+            bridge_strategy: ``"direct"``: let the input through, by an adapter where shapes differ; ``"learned"``:
+                an affine adapter fitted to what the layer did.
+            calibration: batches, each as ``example_inputs``, for the fit besides the example inputs.
+            cause: who and why.
+
+        Raises:
+            UsageError: for misuse of the API.
+        """
+        session = self._session_for(model)
+        batches = tuple(normalized(batch, session.live.module) for batch in calibration)
+        arguments = {"bridge_strategy": bridge_strategy}
+        planner = partial(
+            plan_remove_layer, layer_name=layer_name, bridge_strategy=bridge_strategy, calibration=batches
+        )
+        return self._perform(model, "remove_layer", layer_name, arguments, cause, planner)
+
+    def modify_layer_width(
+        self,
+        model: nn.Module | None = None,
+        layer_name: str = "",
+        new_width: int = 0,
+        initialization: str = "kaiming",
+        *,
+        importance: Importance | Callable[..., object] | None = None,
+        cause: Cause | None = None,
+    ) -> SurgeryResult:
+        """Widen or narrow the output (channels, neurons) of a layer; all that is fed by it follows.
+
+        Args:
+            model: only for a surgeon without a run.
+            layer_name: path of the layer.
+            new_width: output channels or neurons afterwards.
+            initialization: ``"kaiming"`` or ``"xavier"`` for the incoming weights of new channels.
+            importance: for narrowing: takes the model and the ``WidthGroup``, returns a number per unit; the L2
+                norm of the producing weights by default.
+            cause: who and why.
+
+        Raises:
+            UsageError: for misuse of the API.
+        """
+        arguments = {"new_width": new_width, "initialization": initialization}
+        planner = partial(
+            plan_modify_layer_width,
+            layer_name=layer_name,
+            new_width=new_width,
+            initialization=initialization,
+            importance=importance or l2_importance,  # type: ignore[arg-type]
+        )
+        return self._perform(model, "modify_layer_width", layer_name, arguments, cause, planner)
+
+    def add_skip_connection(
+        self,
+        model: nn.Module | None = None,
+        from_layer: str = "",
+        to_layer: str = "",
+        connection_type: str = "add",
+        *,
+        cause: Cause | None = None,
+    ) -> SurgeryResult:
+        """Add the output of one layer to the output of a later one.
+
+        Args:
+            model: only for a surgeon without a run.
+            from_layer: path of the earlier layer.
+            to_layer: path of the later layer.
+            connection_type: ``"add"``; where shapes differ, through a 1x1 projection that starts at zero.
+            cause: who and why.
+
+        Raises:
+            UsageError: for misuse of the API.
+        """
+        arguments = {"from_layer": from_layer, "connection_type": connection_type}
+        planner = partial(
+            plan_add_skip_connection,
+            from_layer=from_layer,
+            to_layer=to_layer,
+            connection_type=connection_type,
+        )
+        return self._perform(model, "add_skip_connection", to_layer, arguments, cause, planner)
+
+    def trace(self, model: nn.Module | None = None) -> Trace:
+        """Trace which channel feeds which, on a copy of the model."""
+        session = self._session_for(model)
+        return traced(shadow_of(session.live.module), session.examples)
+
+    def explain(self, layer_name: str, model: nn.Module | None = None) -> str:
+        """Return, for a person, what grows together with a layer, and what is pinned and why.
+
+        Raises:
+            UsageError: if the layer has no width.
+        """
+        return self.trace(model).explain(layer_name)
+
+    def _perform(
+        self,
+        model: nn.Module | None,
+        operation: str,
+        target: str,
+        arguments: Mapping[str, object],
+        cause: Cause | None,
+        planner: Planner,
+    ) -> SurgeryResult:
+        request = Request(
+            operation=operation,
+            target=target,
+            arguments=arguments_as_json(arguments),
+            cause=cause or Cause(),
+        )
+        result = perform(self._session_for(model), request, planner)
+        self.operation_history.append(result)
+        return result
+
+    def _session_for(self, model: nn.Module | None) -> Session:
+        if self._session is not None:
+            if model is not None and model is not self._session.live.module:
+                raise UsageError(
+                    "this surgeon belongs to a run; leave model out, or use ModelSurgeon() alone"
+                )
+            return self._session
+        if not isinstance(model, nn.Module):
+            raise UsageError("ModelSurgeon() alone needs model=...; or attach the model and use run.surgeon")
+        if model not in self._sessions:
+            self._sessions[model] = in_memory_session(model, self._example_inputs, self._constraints)
+        return self._sessions[model]

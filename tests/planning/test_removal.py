@@ -1,0 +1,185 @@
+"""Removing layers: what is let through, and what bridges the gap."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import CONV_NET, CUSTOM_MLP, NESTED_CNN, NESTED_MLP, RESNET, TIED_NET, Zoolet
+from torch import nn
+from training import adam, attached, part_of, train_run
+
+from esper_es import Engine, blueprint
+from esper_es.domain.facts import LayerRemoved
+
+
+def test_in_a_sequence_a_layer_that_keeps_the_shape_is_simply_gone(engine: Engine) -> None:
+    run = attached(engine, NESTED_CNN)
+    expected = nn.Sequential(*(child for name, child in run.model.named_children() if name != "2"))
+    x = NESTED_CNN.batch()
+    result = run.surgeon.remove_layer(layer_name="2")
+    assert (result.success, result.details["adapter_added"]) == (True, False)
+    assert [name for name, _ in run.model.named_children()] == ["0", "1", "3", "4", "5", "6"]
+    assert torch.equal(run.model.eval()(x), expected.eval()(x))
+
+
+def test_under_a_custom_forward_its_input_is_let_through(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    assert run.surgeon.remove_layer(layer_name="conv2").success
+    x = torch.randn(4, 6, 8, 8)
+    assert part_of(run, "conv2")(x) is x
+    assert run.model(CONV_NET.batch()).shape == (4, 10)
+
+
+def test_where_shapes_differ_an_adapter_that_cuts_or_pads_stands_in(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    result = run.surgeon.remove_layer(layer_name="0")
+    assert (result.success, result.details["adapter_added"]) == (True, True)
+    adapter = part_of(run, "0")
+    assert torch.equal(adapter.weight, torch.eye(8, 6))
+    assert not bool(adapter.bias.any())
+
+
+def test_a_learned_bridge_over_an_affine_layer_computes_what_the_layer_did(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    x = NESTED_MLP.batch(64)
+    before = run.model.eval()(x)
+    result = run.surgeon.remove_layer(
+        layer_name="0", bridge_strategy="learned", calibration=[NESTED_MLP.batch(64)]
+    )
+    assert result.details["bridge_r2"] == pytest.approx(1.0, abs=1e-3)
+    torch.testing.assert_close(run.model.eval()(x), before, atol=0.02, rtol=0.02)
+
+
+def test_calibration_makes_a_learned_bridge_fit_better(engine: Engine) -> None:
+    x = NESTED_MLP.batch(256)
+    errors = []
+    for number, calibration in enumerate(([], [NESTED_MLP.batch(256)])):
+        torch.manual_seed(3)
+        run = attached(engine, NESTED_MLP, name=f"model{number}")
+        before = run.model.eval()(x)
+        run.surgeon.remove_layer(layer_name="2", bridge_strategy="learned", calibration=calibration)
+        errors.append(float((run.model.eval()(x) - before).detach().square().mean()))
+    assert errors[1] < errors[0]
+
+
+def test_a_learned_bridge_over_a_strided_block_keeps_the_positions(engine: Engine) -> None:
+    run = attached(engine, RESNET)
+    result = run.surgeon.remove_layer(layer_name="blocks.1", bridge_strategy="learned")
+    assert result.success
+    bridge = part_of(run, "blocks.1")
+    assert (bridge.in_channels, bridge.out_channels, bridge.stride) == (4, 8, (2, 2))
+
+
+def test_the_share_of_variance_that_a_bridge_explains_is_recorded(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    result = run.surgeon.remove_layer(layer_name="2", bridge_strategy="learned")
+    fact = engine.history("model")[-1].fact
+    assert isinstance(fact, LayerRemoved)
+    assert fact.bridge_r2 == result.details["bridge_r2"]
+
+
+def test_a_removed_layer_leaves_its_skip_connections_working(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv2")
+    assert run.surgeon.remove_layer(layer_name="conv2").success
+    x = CONV_NET.batch()
+    one = part_of(run, "conv1")(x)
+    run.model(x)
+    assert len(run.architecture.skips()) == 1
+    assert part_of(run, "conv2")(torch.relu(one)).shape == one.shape
+
+
+def test_an_inserted_layer_can_be_removed_and_its_host_is_as_before(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    before = (type(part_of(run, "conv1")), run.architecture.fingerprint)
+    run.surgeon.add_layer(after_layer="conv1", new_layer=nn.Tanh(), layer_name="new")
+    assert run.surgeon.remove_layer(layer_name="new").success
+    assert (type(part_of(run, "conv1")), run.architecture.fingerprint) == before
+
+
+def test_the_only_layer_of_a_sequence_is_bypassed_not_dropped(engine: Engine) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Sequential(nn.ReLU()), nn.Linear(8, 3))
+    run = attached(engine, NESTED_MLP, model=model)
+    assert run.surgeon.remove_layer(layer_name="1.0").success
+    assert list(dict(model[1].named_children())) == ["0"]
+    assert model(NESTED_MLP.batch()).shape == (4, 3)
+
+
+class TupleBlock(nn.Module):
+    """Returns what transformer blocks do: the hidden state, and a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, *, use_cache: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.inner(x), None
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([TupleBlock(), TupleBlock()])
+        self.leave = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x, _ = block(x, None, use_cache=True)
+        y: torch.Tensor = self.leave(x)
+        return y
+
+
+blueprint("tests/blocks")(Blocks)
+
+
+def test_a_removed_block_with_extra_arguments_returns_a_tuple_of_the_same_length(engine: Engine) -> None:
+    run = attached(engine, Zoolet("blocks", Blocks, (6,), "tests/blocks"))
+    assert run.surgeon.remove_layer(layer_name="blocks.0").success
+    x = torch.randn(2, 6)
+    let_through, cache = part_of(run, "blocks.0")(x, None, use_cache=True)
+    assert let_through is x
+    assert cache is None
+    assert run.model(x).shape == (2, 3)
+
+
+REFUSED = {
+    "a layer used elsewhere under another name": (TIED_NET, "shared", "shared_module"),
+    "a layer whose weight is tied to another's": (TIED_NET, "encode", "tied_tensor"),
+    "a layer that maps positions to none": (NESTED_CNN, "5", "incompatible_shapes"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_bridged_is_refused(what: str, engine: Engine) -> None:
+    zoolet, layer, check = REFUSED[what]
+    run = attached(engine, zoolet)
+    result = run.surgeon.remove_layer(layer_name=layer, bridge_strategy="learned")
+    assert (result.success, result.check) == (False, check)
+
+
+def test_the_one_of_two_tied_layers_that_borrows_the_weight_can_be_removed_and_comes_back(
+    engine: Engine,
+) -> None:
+    run = attached(engine, TIED_NET, adam)
+    before = run.state_fingerprint
+    result = run.surgeon.remove_layer(layer_name="decode", bridge_strategy="learned")
+    assert result.success
+    train_run(run, TIED_NET)
+    run.rollback(2)
+    assert run.state_fingerprint == before
+    assert run.model.get_parameter("encode.weight") is run.model.get_parameter("decode.weight")
+
+
+def test_a_module_that_another_connection_ends_in_is_not_removed(engine: Engine) -> None:
+    run = attached(engine, RESNET)
+    run.surgeon.add_skip_connection(from_layer="stem", to_layer="blocks.0.conv2")
+    result = run.surgeon.remove_layer(layer_name="blocks.0")
+    assert (result.success, result.check) == (False, "connection")
+
+
+def test_removing_by_an_unchanged_function_is_measured_as_no_difference(engine: Engine) -> None:
+    run = attached(engine, CUSTOM_MLP)
+    run.surgeon.add_layer(after_layer="enter", new_layer=nn.Identity(), layer_name="idle")
+    assert run.surgeon.remove_layer(layer_name="idle").details["output_difference"] == 0.0

@@ -1,0 +1,152 @@
+"""Skip connections: earlier outputs added to later ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from models import CONV_NET, CUSTOM_MLP, NESTED_CNN, NESTED_MLP, RESNET, TIED_NET, Zoolet
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from training import adam, attached, part_of, train_run
+
+from esper_es import Engine, blueprint
+
+
+def test_where_shapes_agree_the_output_is_added_as_it_is(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    net: Any = run.model
+    x = CONV_NET.batch()
+    one = F.conv2d(x, net.conv1.weight, net.conv1.bias, padding=1)
+    two = torch.relu(net.conv2(torch.relu(one)))
+    expected = net.head(torch.relu(net.conv3(two) + one).mean((2, 3)))
+    assert run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3").success
+    assert torch.equal(net(x), expected)
+
+
+SKIPS = [
+    (CUSTOM_MLP, "enter", "leave", "skip_enter_to_leave"),
+    (RESNET, "stem", "blocks.1.conv2", "blocks.1.skip_stem_to_blocks_1_conv2"),
+    (NESTED_MLP, "0", "3", "3.skip_0_to_3"),
+    (NESTED_CNN, "0", "3.0", "3.0.skip_0_to_3_0"),
+]
+
+
+@pytest.mark.parametrize(("zoolet", "source", "target", "projection"), SKIPS)
+def test_where_shapes_differ_a_projection_that_starts_at_zero_keeps_the_function(
+    zoolet: Zoolet,
+    source: str,
+    target: str,
+    projection: str,
+    engine: Engine,
+) -> None:
+    run = attached(engine, zoolet, adam)
+    x = zoolet.batch()
+    before = run.model.eval()(x)
+    result = run.surgeon.add_skip_connection(from_layer=source, to_layer=target)
+    assert (result.success, result.details["projection"]) == (True, projection)
+    assert torch.equal(run.model.eval()(x), before)
+    train_run(run, zoolet)
+    assert bool(run.model.get_parameter(f"{projection}.weight").any())
+
+
+def test_the_gradient_flows_through_a_skip_connection(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3")
+    with torch.no_grad():
+        run.model.get_parameter("conv3.weight").zero_()
+    run.model(CONV_NET.batch()).sum().backward()
+    gradient = run.model.get_parameter("conv1.weight").grad
+    assert gradient is not None
+    assert bool(gradient.any())
+
+
+def test_several_skips_into_one_layer_all_count(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    assert run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3").success
+    assert run.surgeon.add_skip_connection(from_layer="conv2", to_layer="conv3").success
+    assert [c.order for c in run.architecture.skips()] == [0, 1]
+    assert run.model(CONV_NET.batch()).shape == (4, 10)
+
+
+def test_the_same_skip_twice_is_refused(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3")
+    result = run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3")
+    assert (result.success, result.check) == (False, "connection_taken")
+
+
+def test_a_layer_that_runs_twice_cannot_be_the_end_of_a_skip(engine: Engine) -> None:
+    run = attached(engine, TIED_NET)
+    result = run.surgeon.add_skip_connection(from_layer="encode", to_layer="shared")
+    assert (result.success, result.check) == (False, "called_often")
+
+
+def test_between_containers_of_a_sequence_no_projection_finds_a_place(engine: Engine) -> None:
+    run = attached(engine, NESTED_CNN)
+    result = run.surgeon.add_skip_connection(from_layer="0", to_layer="3")
+    assert (result.success, result.check) == (False, "no_owner")
+
+
+def test_an_inner_layer_can_be_connected_to_the_block_around_it(engine: Engine) -> None:
+    run = attached(engine, RESNET)
+    assert run.surgeon.add_skip_connection(from_layer="blocks.0.conv1", to_layer="blocks.0").success
+    assert run.model(RESNET.batch()).shape == (4, 3)
+
+
+def test_a_joined_layer_called_on_its_own_says_what_is_missing(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3")
+    with pytest.raises(RuntimeError, match="'conv1' did not run before 'conv3'"):
+        part_of(run, "conv3")(torch.randn(1, 6, 4, 4))
+
+
+def test_no_output_of_one_forward_pass_reaches_the_next(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3")
+    x, other = CONV_NET.batch(), CONV_NET.batch()
+    expected = run.model(x)
+    run.model(other)
+    assert torch.equal(run.model(x), expected)
+
+
+class Checkpointed(nn.Module):
+    """Recomputes its middle in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(6, 8)
+        self.middle = nn.Linear(8, 8)
+        self.leave = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        x = checkpoint(self.middle, x, use_reentrant=False) if self.training else self.middle(x)
+        y: torch.Tensor = self.leave(x)
+        return y
+
+
+def test_a_skip_into_a_checkpointed_layer_gives_the_same_gradients(engine: Engine) -> None:
+    blueprint("tests/checkpointed")(Checkpointed)
+    run = engine.attach(
+        Checkpointed(), name="model", example_inputs=(torch.randn(4, 6),), blueprint="tests/checkpointed"
+    )
+    assert run.surgeon.add_skip_connection(from_layer="enter", to_layer="middle").success
+    x = torch.randn(4, 6)
+    found = []
+    for training in (True, False):
+        run.model.zero_grad()
+        run.model.train(training)(x).square().sum().backward()
+        found.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
+    assert len(found[0]) == 6
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_layer_whose_forward_was_replaced_on_the_object_cannot_be_joined(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    conv: Any = run.model.get_submodule("conv3")
+    conv.forward = nn.Conv2d.forward.__get__(conv)
+    result = run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3")
+    assert (result.success, result.check) == (False, "replaced_forward")
