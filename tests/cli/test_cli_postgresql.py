@@ -1,0 +1,35 @@
+"""The same commands on a log in PostgreSQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from program_runs import Program
+from recorded_history import perceptron
+
+from esper_es import Engine
+
+
+@pytest.mark.postgresql
+def test_a_log_in_postgresql_is_verified_and_rolled_back(
+    postgresql_url: str, empty_directory: Path, esper: Program
+) -> None:
+    with Engine(postgresql_url, vault="tensors") as engine:
+        run = engine.attach(perceptron(), name="m", example_inputs=(torch.randn(4, 4),))
+        assert run.surgeon.modify_layer_width(layer_name="0", new_width=12).success
+    place = ("--db", postgresql_url, "--vault", "tensors")
+    assert esper("verify", *place).code == 0
+    assert esper("rollback", "--to", "2", "--yes", *place).code == 0
+    assert esper("replay", "--check", *place).code == 0
+    assert esper("verify", *place).code == 0
+    assert postgresql_url not in esper("log", *place).out
+
+
+@pytest.mark.postgresql
+def test_facts_are_read_without_a_vault(postgresql_url: str, empty_directory: Path, esper: Program) -> None:
+    with Engine(postgresql_url, vault="tensors") as engine:
+        engine.attach(perceptron(), name="m", example_inputs=(torch.randn(4, 4),))
+    answer = esper("replay", "--db", postgresql_url)
+    assert "no vault was named: use --vault DIRECTORY" in answer.out
