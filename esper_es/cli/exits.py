@@ -51,6 +51,13 @@ def is_database_damage(error: BaseException | None) -> bool:
     return False
 
 
+def is_unreadable_content(error: DBAPIError) -> bool:
+    """Say whether an SQLite file could be read, but a text in it not decoded, or a table not as it was declared."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    is_sqlite = isinstance(error.orig, sqlite3.Error)
+    return is_sqlite and (code is None or code & 0xFF == sqlite3.SQLITE_ERROR)
+
+
 def message_of(error: EsperError | DBAPIError) -> str:
     """Return what an error says, on one line and without SQL."""
     said = error.orig if isinstance(error, DBAPIError) else error

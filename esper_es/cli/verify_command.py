@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -14,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from esper_es.cli.commands import command
-from esper_es.cli.exits import ExitCode, is_database_damage, message_of
+from esper_es.cli.exits import ExitCode, is_database_damage, is_unreadable_content, message_of
 from esper_es.cli.findings import Check, Finding, Weight, verdict
 from esper_es.cli.layout import Hanging, count, joined, pairs, words
 from esper_es.cli.locations import Location
@@ -83,10 +84,15 @@ def _checked(
             for check in _checks(source, connection, exported, log_only=log_only):
                 checks.append(check)
             return checks, heads(connection)
-    except (DBAPIError, IntegrityFailure) as error:
-        if not isinstance(error, IntegrityFailure) and not is_database_damage(error):
+    except (DBAPIError, IntegrityFailure, JSONDecodeError) as error:
+        if isinstance(error, DBAPIError) and not (is_database_damage(error) or is_unreadable_content(error)):
             raise
-        found = Finding(kind="damaged_database", where="database", message=message_of(error))
+        said = (
+            message_of(error)
+            if isinstance(error, (DBAPIError, IntegrityFailure))
+            else f"a column is no JSON: {error}"
+        )
+        found = Finding(kind="damaged_database", where="database", message=said)
         return [*checks, Check("database", "it can't be read to its end", [found], done=False)], {}
 
 
