@@ -69,6 +69,12 @@ def test_a_read_fact_can_be_written_to_the_same_bytes(fact: Fact) -> None:
     assert encode(read(envelope, *encode(envelope))) == encode(envelope)
 
 
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: str(entry.name))
+def test_a_fact_lives_in_the_module_that_its_stored_name_begins_with(entry: catalog.Entry) -> None:
+    subject, _, _ = entry.name.partition(".")
+    assert entry.cls.__module__ == f"esper_es.domain.facts.{subject}"
+
+
 def test_the_topic_is_the_owned_name_and_the_schema() -> None:
     topic, _ = encode(enclosed(EPOCH))
     assert topic == "clock.epoch_ended/1"

@@ -1,0 +1,88 @@
+"""Surgeries, done or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+from esper_es.domain.canonical import Json
+from esper_es.domain.edits import Edit
+from esper_es.domain.facts.effects import Effects
+from esper_es.domain.facts.finite import finite_number
+
+
+@frozen(kw_only=True)
+class LayerAdded:
+    """A layer was inserted after another."""
+
+    layer_name: str
+    after_layer: str
+    connection_type: str
+    kind: str
+    edits: tuple[Edit, ...]
+    effects: Effects
+    base_capture: int | None
+
+
+@frozen(kw_only=True)
+class LayerRemoved:
+    """A layer was taken out and its neighbours bridged."""
+
+    layer_name: str
+    bridge_strategy: str
+    adapter_added: bool
+    bridge_r2: float | None = field(default=None, validator=finite_number)
+    edits: tuple[Edit, ...]
+    effects: Effects
+    base_capture: int | None
+
+
+@frozen(kw_only=True)
+class LayerWidthModified:
+    """A layer became wider or narrower, and everything that is fed by it followed."""
+
+    layer_name: str
+    old_width: int
+    new_width: int
+    initialization: str
+    kept_units: tuple[int, ...] | None = None
+    edits: tuple[Edit, ...]
+    effects: Effects
+    base_capture: int | None
+
+
+@frozen(kw_only=True)
+class SkipConnectionAdded:
+    """The output of one layer now joins the output of a later one."""
+
+    from_layer: str
+    to_layer: str
+    connection_type: str
+    connection_id: str
+    projection: str | None
+    edits: tuple[Edit, ...]
+    effects: Effects
+    base_capture: int | None
+
+
+@frozen(kw_only=True)
+class SurgeryRefused:
+    """An operation on the model was refused or failed; nothing changed.
+
+    Attributes:
+        operation: e.g. ``"add_layer"``.
+        target: the layer or seed it was about.
+        arguments: what was asked for.
+        check: stable name of the rule or validator that said no.
+        reason: for a person.
+        state_restored: whether the live model was compared with its state before, and found identical; None
+            when it was never touched.
+    """
+
+    operation: str
+    target: str
+    arguments: Mapping[str, Json]
+    check: str
+    reason: str
+    state_restored: bool | None = None
