@@ -8,6 +8,10 @@ JOBS ?= 2
 
 INSTALLED := $(VENV)/installed
 
+# timm requires torchvision, which loads only beside the build of torch that it was made for; the tests do without it
+# (tests/zoo/timm_alone.py). What else timm requires, transformers brings.
+TIMM := --no-deps timm
+
 # The package as it is once installed, in links: static tools can't follow the editable install into its four rooms.
 LINKS := build/links
 
@@ -51,6 +55,7 @@ wheel-test: $(INSTALLED) ## Build the wheel, install it in a venv of its own, an
 	$(VENV)/bin/pyproject-build --outdir dist
 	test -x $(WHEEL_VENV)/bin/python || $(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/pip install -q -c constraints.txt "$$(echo dist/*.whl)[test]"
+	$(WHEEL_VENV)/bin/pip install -q -c constraints.txt $(TIMM)
 	$(WHEEL_VENV)/bin/pip install -q --no-deps --force-reinstall dist/*.whl
 	rm -rf $(ELSEWHERE)
 	mkdir -p $(ELSEWHERE)
@@ -68,4 +73,5 @@ $(VENV)/bin/python:
 
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/pip install -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/pip install -c constraints.txt $(TIMM)
 	@touch $@
