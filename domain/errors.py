@@ -33,6 +33,10 @@ class ConflictError(LedgerError):
     """Another writer appended to the same model first; nothing of this change was kept."""
 
 
+class OutcomeUnknownError(LedgerError):
+    """The log was lost at the moment of a commit: whether its facts are recorded could not be learnt."""
+
+
 class IntegrityFailure(EsperError):
     """Stored bytes are not what their digest or hash says: history or tensors were altered or damaged."""
 

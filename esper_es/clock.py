@@ -13,7 +13,6 @@ from esper_es.domain.clock_commands import (
     continue_training,
     end_epoch,
     judge_watches,
-    release_captures,
     tick_seeds,
 )
 from esper_es.domain.envelope import Cause
@@ -22,6 +21,7 @@ from esper_es.domain.facts import Fact
 from esper_es.domain.model import Moment, recorded
 from esper_es.operations import check_structure, commit_edits
 from esper_es.restoring import roll_back
+from esper_es.retention import release_old_captures
 from esper_es.session import Session, now
 
 logger = logging.getLogger(__name__)
@@ -100,5 +100,5 @@ def capture_now(session: Session, reason: str, cause: Cause) -> int:
     captured = store_capture(session.live, session.vault, reason)
     session.commit((evolve(captured, of_version=session.state.version),), cause)
     version = session.state.version
-    session.commit(release_captures(session.state), ENGINE)
+    release_old_captures(session)
     return version

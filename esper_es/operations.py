@@ -14,7 +14,6 @@ from torch import nn
 from esper_es.capture import store_capture
 from esper_es.domain.architecture import Architecture
 from esper_es.domain.canonical import Json
-from esper_es.domain.clock_commands import release_captures
 from esper_es.domain.edits import Edit, ResizeTensor
 from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
@@ -32,6 +31,7 @@ from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Derived, Planned, Recorded
 from esper_es.projections.live.names import tensor_at
 from esper_es.result import SurgeryResult
+from esper_es.retention import release_old_captures
 from esper_es.session import Session
 from esper_es.shadow import shadow_of
 from esper_es.validators import Trial, ValidationResult
@@ -285,7 +285,7 @@ def _apply_and_commit(
         raise
     watch.lap("commit")
     session.publisher.publish(envelopes)
-    session.commit(release_captures(session.state), Cause(actor="engine", reasoning="retention policy"))
+    release_old_captures(session)
 
 
 def commit_edits(session: Session, facts: Sequence[Fact], cause: Cause) -> None:

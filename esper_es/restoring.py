@@ -9,7 +9,6 @@ import torch
 from attrs import evolve
 
 from esper_es.capture import LoadedCapture, store_capture
-from esper_es.domain.clock_commands import release_captures
 from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import IntegrityFailure
 from esper_es.domain.facts import EpochEnded, Fact, RolledBack, StateCaptured
@@ -24,6 +23,7 @@ from esper_es.projections.live.material import Recorded
 from esper_es.projections.live.realign import realign
 from esper_es.projections.live.snapshot import has_generators_of, put_back
 from esper_es.rebuilding import blank_module, edits_by_version, inherited_edits
+from esper_es.retention import release_old_captures
 from esper_es.session import Session
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def roll_back(
             journal.undo()
         raise
     session.publisher.publish(envelopes)
-    session.commit(release_captures(session.state), Cause(actor="engine", reasoning="retention policy"))
+    release_old_captures(session)
 
 
 def _capture_of_left_state(session: Session) -> StateCaptured | None:

@@ -10,7 +10,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from esper_es.domain.envelope import Cause, Envelope
-from esper_es.domain.errors import LedgerError
+from esper_es.domain.errors import LedgerError, OutcomeUnknownError
 from esper_es.domain.facts import Fact
 from esper_es.domain.model import Moment, recorded
 from esper_es.domain.state import ModelState
@@ -63,6 +63,7 @@ class Session:
         publisher: whom to tell.
         validators: the chain that every structural change passes.
         step: optimizer steps taken, as the log counts them.
+        unsettled: facts of an append of which it is not known whether it was committed.
         gradients: names of the parameters that a gradient reaches, by the fingerprint of the structure; of the
             last two structures only.
     """
@@ -75,6 +76,7 @@ class Session:
     publisher: Publisher
     validators: SurgeryValidatorChain = field(factory=SurgeryValidatorChain)
     step: int = 0
+    unsettled: tuple[Envelope, ...] = ()
     gradients: dict[str, frozenset[str]] = field(factory=dict)
 
     def commit(self, facts: Sequence[Fact], cause: Cause) -> None:
@@ -82,31 +84,73 @@ class Session:
 
         Raises:
             ConflictError: if another writer was first.
-            LedgerError: if the log can't be written.
+            OutcomeUnknownError: if the log was lost at the moment of the commit.
+            LedgerError: if the log can't be written, or an append that was in doubt turns out to be recorded.
         """
         self.publisher.publish(self.append(facts, cause))
 
     def append(self, facts: Sequence[Fact], cause: Cause) -> tuple[Envelope, ...]:
         """Append facts to the log and move the state on; the caller tells subscribers.
 
+        Whatever is raised, the state says what the log says: it has moved on if the facts are recorded, and is as
+        before if they are not.
+
         Raises: as ``commit``.
         """
         if not facts:
             return ()
+        self._require_settled()
         moment = Moment(at=now(), epoch=self.state.epoch, step=self.step)
         after, envelopes = recorded(self.state, facts, cause, moment)
+        self.unsettled = envelopes
         try:
             self.log.append(envelopes)
-        except (KeyboardInterrupt, SystemExit):
-            if self._is_recorded(envelopes):
-                self.state = after
+        except OutcomeUnknownError as error:
+            raise self._outcome_unknown(error) from error
+        except BaseException as error:
+            self._learn_outcome(after, error)
             raise
-        self.state = after
+        self._settle(after)
         return envelopes
 
-    def _is_recorded(self, envelopes: tuple[Envelope, ...]) -> bool:
-        """Say whether an interrupted append had got as far as its commit."""
+    def _settle(self, state: ModelState) -> None:
+        self.state = state
+        self.unsettled = ()
+
+    def _learn_outcome(self, after: ModelState, error: BaseException) -> None:
+        """Ask the log whether an append that ended in an error had got as far as its commit."""
         try:
-            return self.log.history(self.state.id, after=self.state.version) == envelopes
-        except LedgerError:
-            return False
+            recorded_all_the_same = self.log.holds(self.unsettled)
+        except Exception as unreachable:
+            unknown = self._outcome_unknown(unreachable)
+            if isinstance(error, Exception):
+                raise unknown from error
+            logger.exception("%s", unknown)  # the error asks the process to stop, and is not to be replaced
+            return
+        self._settle(after if recorded_all_the_same else self.state)
+
+    def _require_settled(self) -> None:
+        """Check that no earlier append is in doubt."""
+        if not self.unsettled:
+            return
+        try:
+            recorded_after_all = self.log.holds(self.unsettled)
+        except LedgerError as error:
+            raise self._outcome_unknown(error, still="still ") from error
+        if recorded_after_all:
+            raise LedgerError(
+                f"model {self.state.name!r}: {self._doubtful()}, which was in doubt, was recorded after all, and this "
+                f"run stands at version {self.state.version}, before it. Build the model anew and attach it under its "
+                "name: it resumes from the log's newest version"
+            )
+        self.unsettled = ()
+
+    def _outcome_unknown(self, error: Exception, still: str = "") -> OutcomeUnknownError:
+        return OutcomeUnknownError(
+            f"model {self.state.name!r}: whether {self._doubtful()} was recorded is {still}unknown: {error}. The run "
+            f"was put back to version {self.state.version}. When the database can be reached again, the next "
+            "operation finds out: either the run goes on, or it asks to attach the model anew"
+        )
+
+    def _doubtful(self) -> str:
+        return f"version {self.unsettled[-1].version}"

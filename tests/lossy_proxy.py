@@ -8,43 +8,71 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from attrs import define, field
+from sqlalchemy.engine import URL, make_url
+
 _SOCKET = ".s.PGSQL.5432"
 
 
-@contextmanager
-def losing_the_answer_to_commit(server_directory: Path, own_directory: Path) -> Iterator[threading.Event]:
-    """Relay `own_directory`'s PostgreSQL socket to the server's.
+@define(eq=False)
+class Network:
+    """Relays a PostgreSQL socket, and fails when it is told to.
 
-    While the yielded event is set, the next COMMIT reaches the server and is answered, but the answer is lost
-    with the connection; then the event is cleared and all is well again.
+    Attributes:
+        url: of the database, through this network.
+        losing_commit: while set, the next COMMIT costs its connection before it is answered; then it is cleared.
+        delivering: whether that COMMIT reaches the server all the same.
+        staying_down: whether no connection can be made after that.
+        down: while set, no connection can be made.
     """
-    armed = threading.Event()
+
+    url: URL
+    losing_commit: threading.Event = field(factory=threading.Event)
+    delivering: bool = True
+    staying_down: bool = False
+    down: threading.Event = field(factory=threading.Event)
+
+    def lose(self) -> None:
+        """Note that a COMMIT was lost."""
+        if self.staying_down:
+            self.down.set()
+        self.losing_commit.clear()
+
+
+@contextmanager
+def lossy_network(postgresql_url: str, own_directory: Path) -> Iterator[Network]:
+    """Reach the database of a socket's URL through a network that can lose a COMMIT."""
+    url = make_url(postgresql_url)
+    network = Network(url.update_query_dict({"host": str(own_directory)}))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(own_directory / _SOCKET))
         listener.listen()
-        threading.Thread(target=_accept, args=(listener, server_directory, armed), daemon=True).start()
-        yield armed
+        server = Path(str(url.query["host"]))
+        threading.Thread(target=_accept, args=(listener, server, network), daemon=True).start()
+        yield network
 
 
-def _accept(listener: socket.socket, server_directory: Path, armed: threading.Event) -> None:
+def _accept(listener: socket.socket, server_directory: Path, network: Network) -> None:
     while True:
         try:
             client, _ = listener.accept()
         except OSError:
             return  # the test is over
+        if network.down.is_set():
+            client.close()
+            continue
         server = socket.socket(socket.AF_UNIX)
         server.connect(str(server_directory / _SOCKET))
-        threading.Thread(target=_serve, args=(client, server, armed), daemon=True).start()
+        threading.Thread(target=_serve, args=(client, server, network), daemon=True).start()
 
 
-def _serve(client: socket.socket, server: socket.socket, armed: threading.Event) -> None:
+def _serve(client: socket.socket, server: socket.socket, network: Network) -> None:
     commit_sent = threading.Event()
     with client, server:
-        asking = threading.Thread(target=_relay_questions, args=(client, server, armed, commit_sent))
+        asking = threading.Thread(target=_relay_questions, args=(client, server, network, commit_sent))
         asking.start()
         while (answer := _receive(server)) and not commit_sent.is_set():
             client.sendall(answer)
-        armed.clear()
         for end in (client, server):
             with suppress(OSError):  # that end has gone already
                 end.shutdown(socket.SHUT_RDWR)
@@ -52,11 +80,14 @@ def _serve(client: socket.socket, server: socket.socket, armed: threading.Event)
 
 
 def _relay_questions(
-    client: socket.socket, server: socket.socket, armed: threading.Event, commit_sent: threading.Event
+    client: socket.socket, server: socket.socket, network: Network, commit_sent: threading.Event
 ) -> None:
     while question := _receive(client):
-        if armed.is_set() and b"COMMIT" in question:
+        if network.losing_commit.is_set() and b"COMMIT" in question:
             commit_sent.set()
+            network.lose()
+            if not network.delivering:
+                break
         server.sendall(question)
     with suppress(OSError):
         server.shutdown(socket.SHUT_RDWR)

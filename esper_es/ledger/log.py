@@ -55,9 +55,8 @@ class Log:
     def __init__(self, database: sa.Engine, projections: Iterable[Projection] = ()) -> None:
         self.database = database
         self._projections = tuple(projections)
-        self._store: EventStore[UUID] = EventStore(
-            FactMapper(), SQLAlchemyRecorder(database, moment=_moment_of)
-        )
+        self._recorder = SQLAlchemyRecorder(database, moment=_moment_of)
+        self._store: EventStore[UUID] = EventStore(FactMapper(), self._recorder)
         self._repository: Repository[UUID] = Repository(self._store)
 
     def append(self, envelopes: Sequence[Envelope]) -> None:
@@ -65,6 +64,7 @@ class Log:
 
         Raises:
             ConflictError: if another writer appended to the model first.
+            OutcomeUnknownError: if the database was lost at the moment of the commit.
             LedgerError: if the database fails.
         """
 
@@ -84,6 +84,17 @@ class Log:
                 "kept. One run writes to a model at a time: attach again to go on from the log's newest version"
             ) from error
         reach("ledger.committed")
+
+    def holds(self, envelopes: Sequence[Envelope]) -> bool:
+        """Say whether an append of facts of one model, which ended in an error, was committed all the same.
+
+        Raises:
+            LedgerError: if the database can't be asked.
+        """
+        self._recorder.wait_for_appends()
+        first, last = envelopes[0], envelopes[-1]
+        stored = self.history(first.originator_id, after=first.version - 1, to=last.version)
+        return stored == tuple(envelopes)
 
     def load(self, model: UUID, version: int | None = None) -> ModelState | None:
         """Return the state of a model, at a version or the newest; None if the log does not know it.

@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, Select, bindparam, func, insert, or_, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from esper_es.domain.errors import UsageError
-from esper_es.ledger.connections import writing
+from esper_es.domain.errors import LedgerError, OutcomeUnknownError, UsageError
+from esper_es.ledger.connections import BUSY_SECONDS, writing
 from esper_es.ledger.faults import ledger_fault
 from esper_es.ledger.heads import Head
 from esper_es.ledger.kernel import ApplicationRecorder, Notification, StoredEvent
@@ -23,6 +23,7 @@ Inline: TypeAlias = Callable[[Connection], None]
 
 # Built once: SQLAlchemy then finds each one's SQL by identity, which halves the cost of an append.
 _LOCK: Final = text("LOCK TABLE facts IN EXCLUSIVE MODE")
+_WAIT_NO_LONGER: Final = text(f"SET LOCAL lock_timeout = '{BUSY_SECONDS:g}s'")
 _GET_HEAD: Final = select(heads.c.version, heads.c.hash).where(heads.c.model_id == bindparam("model"))
 _ADD_FACTS: Final = insert(facts).returning(facts.c.sequence, sort_by_parameter_order=True)
 _ADD_HEAD: Final = insert(heads).values(
@@ -65,9 +66,9 @@ class SQLAlchemyRecorder(ApplicationRecorder):
 
         Raises:
             VersionConflictError: a version is already recorded; nothing was kept.
-            LedgerError: the database failed, or a version leaves a gap; nothing was kept. Should the
-                connection be lost in the very moment of COMMIT, the log is asked what became of it; only
-                if it cannot be reached either, the message says that the outcome is unknown.
+            LedgerError: the database failed, or a version leaves a gap; nothing was kept.
+            OutcomeUnknownError: the connection was lost in the very moment of COMMIT, and the log, which is
+                then asked what became of it, cannot be reached either.
         """
         if options:
             raise UsageError(f"insert_events does not know {sorted(options)}: it takes inline")
@@ -150,6 +151,28 @@ class SQLAlchemyRecorder(ApplicationRecorder):
         """An endless iterator over the facts after sequence number `gt`."""
         return PollingSubscription(self, gt, topics)
 
+    def wait_for_appends(self) -> None:
+        """Return when every append that was under way is committed or undone, even one of a lost connection.
+
+        In SQLite an append ends with the call that made it, so there is nothing to wait for.
+
+        Raises:
+            LedgerError: the database cannot be reached, or one of them does not end.
+        """
+        if self._engine.dialect.name != "postgresql":
+            return
+        try:
+            with writing(self._engine) as connection:
+                connection.execute(_WAIT_NO_LONGER)
+                connection.execute(_LOCK)
+        except DBAPIError as error:
+            raise ledger_fault(
+                "the end of an append could not be waited for",
+                error,
+                self._engine.url,
+                remedy="try again when the database is well",
+            ) from error
+
     def _read(self, query: Select[Any]) -> Sequence[Any]:
         try:
             with self._engine.connect() as connection:
@@ -167,17 +190,13 @@ class SQLAlchemyRecorder(ApplicationRecorder):
             return []
         query = select(facts.c.sequence).where(facts.c.hash.in_([row["hash"] for row in rows]))
         try:
-            with writing(self._engine) as connection:
-                _take_turn(connection)  # waits for the end of the transaction whose connection was lost
-                return list(connection.scalars(query.order_by(facts.c.sequence)))
-        except DBAPIError as error:
+            self.wait_for_appends()
+            return [sequence for (sequence,) in self._read(query.order_by(facts.c.sequence))]
+        except LedgerError as error:
             version, model = rows[-1]["version"], rows[-1]["model_id"]
-            raise ledger_fault(
-                "the connection was lost during an append and could not be made again",
-                error,
-                self._engine.url,
-                remedy=f"whether version {version} of model {model} was kept is unknown: "
-                "read the log before appending to it again",
+            raise OutcomeUnknownError(
+                f"the connection was lost during an append: whether version {version} of model {model} is "
+                f"recorded is unknown ({error})"
             ) from error
 
 

@@ -135,18 +135,6 @@ def test_after_a_full_disk_the_same_surgery_succeeds_on_an_emptied_one(url: str)
         assert run.surgeon.modify_layer_width(layer_name="conv1", new_width=9).success
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)], ids=lambda stop: type(stop).__name__)
-def test_an_interrupt_right_after_the_commit_is_known_to_have_come_after_it(
-    stop: BaseException, engine: Engine
-) -> None:
-    run = attached(engine, NESTED_MLP, adam)
-    with failpoints.raising("ledger.committed", stop), pytest.raises(type(stop)):
-        run.surgeon.modify_layer_width(layer_name="0", new_width=12)
-    assert engine.state("model") == run.state
-    assert describe(run.model).fingerprint == run.architecture.fingerprint
-    assert run.surgeon.modify_layer_width(layer_name="0", new_width=14).success
-
-
 def test_a_log_that_cannot_be_written_does_not_stop_training(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier, Event
 from time import sleep
 from uuid import UUID, uuid4
 
 import pytest
+from lossy_proxy import lossy_network
 from sqlalchemy import Connection, Engine, insert, select, text
-from sqlalchemy.engine import make_url
 
-from esper_es.domain.errors import ConflictError, LedgerError, UsageError
+from esper_es.domain.errors import ConflictError, LedgerError, OutcomeUnknownError, UsageError
 from esper_es.ledger import kernel
 from esper_es.ledger.connections import writing
 from esper_es.ledger.database import open_database
@@ -24,7 +23,6 @@ from esper_es.ledger.recorder import SQLAlchemyRecorder
 from esper_es.ledger.tables import facts, followers
 
 from .events import event, history
-from .lossy_proxy import losing_the_answer_to_commit
 from .workers import START_SECONDS, append_first_version, run_together
 
 
@@ -232,12 +230,23 @@ def test_a_connection_lost_before_commit_keeps_nothing(postgresql_url: str, mode
 def test_an_append_whose_commit_went_unanswered_is_found_in_the_log(
     postgresql_url: str, model: UUID, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    url = make_url(postgresql_url)
-    own = tmp_path_factory.mktemp("p")
-    with losing_the_answer_to_commit(Path(str(url.query["host"])), own) as armed:
-        engine = open_database(url.update_query_dict({"host": str(own)}))
+    with lossy_network(postgresql_url, tmp_path_factory.mktemp("p")) as network:
+        engine = open_database(network.url)
         recorder = SQLAlchemyRecorder(engine)
-        armed.set()
+        network.losing_commit.set()
         sequences = recorder.insert_events(history(model, 2))
-        assert (len(sequences), armed.is_set()) == (2, False)
+        assert (len(sequences), network.losing_commit.is_set()) == (2, False)
+        engine.dispose()
+
+
+@pytest.mark.postgresql
+def test_an_append_whose_outcome_cannot_be_learnt_says_so(
+    postgresql_url: str, model: UUID, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with lossy_network(postgresql_url, tmp_path_factory.mktemp("p")) as network:
+        engine = open_database(network.url)
+        network.staying_down = True
+        network.losing_commit.set()
+        with pytest.raises(OutcomeUnknownError, match=r"version 2 of model .* is unknown"):
+            SQLAlchemyRecorder(engine).insert_events(history(model, 2))
         engine.dispose()
