@@ -9,13 +9,14 @@ values, the channels of a grouped convolution with its filters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 
 from esper_es.tracing.carry import Origin
 from esper_es.tracing.operation import Operation
-from esper_es.tracing.shadow import Shadow, relocated
+from esper_es.tracing.shadow import Shadow, collapsed, relocated
 
 Label = int | str
 
@@ -28,17 +29,6 @@ class Operand(NamedTuple):
     repeats: tuple[bool, ...]
     shadows: tuple[Shadow, ...]
     origin: Origin
-
-
-class _Placed(NamedTuple):
-    """A shadow in label space, with the operand it comes from."""
-
-    operand: int
-    labels: tuple[Label, ...]
-    shadow: Shadow
-
-    def axes(self, labels: Iterable[Label]) -> list[int]:
-        return [self.shadow.dims[self.labels.index(label)] for label in labels]
 
 
 def operand(op: Operation, tensor: torch.Tensor, labels: Sequence[Label]) -> Operand:
@@ -60,24 +50,146 @@ def meet(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) ->
     size without channels, where a single channel is broadcast against many, and on labels that nothing else
     has and the result loses (the kernel and spatial dimensions of a convolution).
     """
-    placed = [
-        _Placed(number, tuple(o.labels[dim] for dim in shadow.dims), shadow)
-        for number, o in enumerate(operands)
-        for shadow in o.shadows
-    ]
-    if not placed:
+    shadows = [shadow for o in operands for shadow in o.shadows]
+    if not shadows:
         return []
-    placed = _without_broadcast(op, operands, placed)
-    _meet_bare_dimensions(op, operands, placed, set(result))
-    placed = _without_private(op, operands, placed, set(result))
+    meeting = _meeting(tuple(map(_form, operands)), tuple(result))
+    for event in meeting.events:
+        event.happen(op, shadows)
+    return [outcome.shadow(op, shadows) for outcome in meeting.outcomes]
+
+
+class _Form(NamedTuple):
+    """All of an operand that decides what happens in a meeting: everything but the channels themselves."""
+
+    labels: tuple[Label, ...]
+    sizes: tuple[int, ...]
+    repeats: tuple[bool, ...]
+    shadows: tuple[tuple[int, ...], ...]
+    origin: Origin
+
+
+def _form(operand: Operand) -> _Form:
+    return _Form(
+        operand.labels,
+        operand.sizes,
+        operand.repeats,
+        tuple([shadow.dims for shadow in operand.shadows]),
+        operand.origin,
+    )
+
+
+class _Placed(NamedTuple):
+    """A shadow in label space: its number among all that meet, its operand's, and one label per axis."""
+
+    number: int
+    operand: int
+    dims: tuple[int, ...]
+    labels: tuple[Label, ...]
+
+    def along(self, labels: Iterable[Label]) -> tuple[int, ...]:
+        return tuple(self.dims[self.labels.index(label)] for label in labels)
+
+
+class _Pinned(NamedTuple):
+    number: int
+    reason: str
+
+    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
+        op.pin(shadows[self.number].ids, self.reason)
+
+
+class _Collapsed(NamedTuple):
+    """Bundled along all dimensions but these."""
+
+    number: int
+    onto: tuple[int, ...]
+
+    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
+        op.collapse(shadows[self.number], self.onto)
+
+
+class _Read(NamedTuple):
+    number: int
+
+    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
+        op.read(shadows[self.number].ids)
+
+
+class _Same(NamedTuple):
+    """Two shadows on the same labels; ``order`` are the right one's axes in the order of the left one's."""
+
+    left: int
+    right: int
+    order: tuple[int, ...]
+
+    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
+        ids = shadows[self.right].ids
+        op.same(shadows[self.left].ids, ids if len(self.order) == 1 else ids.transpose(self.order))
+
+
+class _Bundled(NamedTuple):
+    """Two shadows that share the labels of these dimensions, and no others."""
+
+    left: int
+    left_onto: tuple[int, ...]
+    right: int
+    right_onto: tuple[int, ...]
+
+    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
+        op.bundle(
+            op.collapse(shadows[self.left], self.left_onto),
+            op.collapse(shadows[self.right], self.right_onto),
+        )
+
+
+class _Outcome(NamedTuple):
+    """A shadow of the result: what is left of one that met, along ``onto``, on the dimensions ``dims``."""
+
+    number: int
+    operand: int
+    onto: tuple[int, ...]
+    dims: tuple[int, ...]
+
+    def shadow(self, op: Operation, shadows: Sequence[Shadow]) -> Shadow:
+        whole = shadows[self.number]
+        ids = whole.ids if self.onto == whole.dims else collapsed(whole, self.onto)
+        if len(self.dims) == 1:
+            return Shadow(self.dims, ids)
+        axes = tuple(range(len(self.dims)))
+        return relocated(Shadow(axes, ids), dict(zip(axes, self.dims, strict=True)))
+
+
+_Event = _Pinned | _Collapsed | _Read | _Same | _Bundled
+
+
+class _Meeting(NamedTuple):
+    events: tuple[_Event, ...]
+    outcomes: tuple[_Outcome, ...]
+
+
+@lru_cache(maxsize=4096)
+def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> _Meeting:
+    """What happens when operands of these forms meet. A model of a thousand equal layers asks once."""
+    events: list[_Event] = []
+    placed = []
+    for number, o in enumerate(operands):
+        for dims in o.shadows:
+            placed.append(_Placed(len(placed), number, dims, tuple(o.labels[dim] for dim in dims)))
+    placed = _without_broadcast(operands, placed, events)
+    _meet_bare_dimensions(operands, placed, set(result), events)
+    placed = _without_private(operands, placed, set(result), events)
     for position, left in enumerate(placed):
         for right in placed[position + 1 :]:
             if left.operand != right.operand:
-                _relate(op, left, right)
-    return _surviving(op, placed, result)
+                events += _relation(left, right)
+    outcomes = _surviving(placed, {label: dim for dim, label in enumerate(result)}, events)
+    return _Meeting(tuple(events), tuple(outcomes))
 
 
-def _without_broadcast(op: Operation, operands: Sequence[Operand], placed: list[_Placed]) -> list[_Placed]:
+def _without_broadcast(
+    operands: Sequence[_Form], placed: Sequence[_Placed], events: list[_Event]
+) -> list[_Placed]:
     extent: dict[Label, int] = {}
     for o in operands:
         for label, size in zip(o.labels, o.sizes, strict=True):
@@ -85,15 +197,15 @@ def _without_broadcast(op: Operation, operands: Sequence[Operand], placed: list[
     kept = []
     for each in placed:
         o = operands[each.operand]
-        if any(o.sizes[dim] == 1 < extent[o.labels[dim]] for dim in each.shadow.dims):
-            op.pin(each.shadow.ids, "its only channel is broadcast in")
+        if any(o.sizes[dim] == 1 < extent[o.labels[dim]] for dim in each.dims):
+            events.append(_Pinned(each.number, "its only channel is broadcast in"))
         else:
             kept.append(each)
     return kept
 
 
 def _meet_bare_dimensions(
-    op: Operation, operands: Sequence[Operand], placed: Sequence[_Placed], result: set[Label]
+    operands: Sequence[_Form], placed: Sequence[_Placed], result: set[Label], events: list[_Event]
 ) -> None:
     """A dimension of full size without channels fixes the channels it meets.
 
@@ -114,15 +226,15 @@ def _meet_bare_dimensions(
                 continue
             free = [label for label in each.labels if label not in bare]
             if free:
-                op.collapse(each.shadow, each.axes(free))
+                events.append(_Collapsed(each.number, each.along(free)))
             elif o.origin is Origin.INPUT:
-                op.pin(each.shadow.ids, "meets the model input in")
+                events.append(_Pinned(each.number, "meets the model input in"))
             else:
-                op.pin(each.shadow.ids, "meets a tensor without channels in")
+                events.append(_Pinned(each.number, "meets a tensor without channels in"))
 
 
 def _without_private(
-    op: Operation, operands: Sequence[Operand], placed: list[_Placed], result: set[Label]
+    operands: Sequence[_Form], placed: Sequence[_Placed], result: set[Label], events: list[_Event]
 ) -> list[_Placed]:
     shared = {
         label for o in operands for label in o.labels if sum(label in other.labels for other in operands) > 1
@@ -130,49 +242,37 @@ def _without_private(
     kept = []
     for each in placed:
         if all(label not in shared and label not in result for label in each.labels):
-            op.pin(each.shadow.ids, "lies along a kernel or spatial dimension of")
+            events.append(_Pinned(each.number, "lies along a kernel or spatial dimension of"))
         else:
             kept.append(each)
     return kept
 
 
-def _relate(op: Operation, left: _Placed, right: _Placed) -> None:
+def _relation(left: _Placed, right: _Placed) -> list[_Event]:
     shared = [label for label in left.labels if label in right.labels]
     if not shared:
-        return
+        return []
     if len(shared) == len(left.labels) == len(right.labels):
-        order = [right.labels.index(label) for label in left.labels]
-        ids = right.shadow.ids
-        op.same(left.shadow.ids, ids if len(order) == 1 else ids.transpose(order))
-    else:
-        op.bundle(
-            op.collapse(left.shadow, left.axes(shared)),
-            op.collapse(right.shadow, right.axes(shared)),
-        )
+        return [_Same(left.number, right.number, tuple(right.labels.index(label) for label in left.labels))]
+    return [_Bundled(left.number, left.along(shared), right.number, right.along(shared))]
 
 
-def _surviving(op: Operation, placed: Sequence[_Placed], result: Sequence[Label]) -> list[Shadow]:
+def _surviving(
+    placed: Sequence[_Placed], position: Mapping[Label, int], events: list[_Event]
+) -> list[_Outcome]:
     """One shadow for each set of labels: where shadows of two operands met, the wider one stands for both."""
-    position = {label: dim for dim, label in enumerate(result)}
-    kept: list[tuple[int, Shadow]] = []
+    kept: list[_Outcome] = []
     for each in placed:
-        shadow = _in_result(op, each, position)
-        if shadow is None or any(n != each.operand and set(shadow.dims) <= set(s.dims) for n, s in kept):
+        labels = [label for label in each.labels if label in position]
+        if not labels:
+            events.append(_Read(each.number))
             continue
-        kept = [(n, s) for n, s in kept if n == each.operand or not set(s.dims) < set(shadow.dims)]
-        kept.append((each.operand, shadow))
-    return [shadow for _, shadow in kept]
-
-
-def _in_result(op: Operation, each: _Placed, position: Mapping[Label, int]) -> Shadow | None:
-    """The shadow along the dimensions of the result; None if all its labels were summed over."""
-    labels = [label for label in each.labels if label in position]
-    if not labels:
-        op.read(each.shadow.ids)
-        return None
-    whole = len(labels) == len(each.labels)
-    ids = each.shadow.ids if whole else op.collapse(each.shadow, each.axes(labels))
-    if len(labels) == 1:
-        return Shadow((position[labels[0]],), ids)
-    axes = tuple(range(len(labels)))
-    return relocated(Shadow(axes, ids), {axis: position[label] for axis, label in enumerate(labels)})
+        dims = tuple(position[label] for label in labels)
+        outcome = _Outcome(each.number, each.operand, each.along(labels), dims)
+        if len(labels) < len(each.labels):
+            events.append(_Collapsed(each.number, outcome.onto))
+        if any(o.operand != each.operand and set(dims) <= set(o.dims) for o in kept):
+            continue
+        kept = [o for o in kept if o.operand == each.operand or not set(o.dims) < set(dims)]
+        kept.append(outcome)
+    return kept

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch._ops import OpOverload
 
 from esper_es.tracing.carry import Carry, Origin, result_origin
 from esper_es.tracing.relations import Relations, Site
 from esper_es.tracing.roles import Role
-from esper_es.tracing.shadow import Shadow
+from esper_es.tracing.shadow import Shadow, collapsed, spread
 from esper_es.tracing.union_find import Ids
 
 
@@ -152,14 +151,10 @@ class Operation:
 
         ``onto`` names dimensions of the shadow; the representatives have one axis for each, in that order.
         """
-        kept = [shadow.axis(dim) for dim in onto]
-        gone = [axis for axis in range(len(shadow.dims)) if axis not in kept]
-        ids = shadow.ids.transpose(kept + gone)
-        shape = ids.shape[: len(kept)]
-        rows = ids.reshape(int(np.prod(shape)), -1)
-        heads: Ids = rows.max(axis=1)
-        self.bundle(np.broadcast_to(heads[:, None], rows.shape), rows)
-        return heads.reshape(shape)
+        heads = collapsed(shadow, onto)
+        if len(onto) < len(shadow.dims):
+            self.bundle(spread(heads, shadow, onto), shadow.ids)
+        return heads
 
     def carry(self, tensor: torch.Tensor, shadows: Iterable[Shadow | None]) -> None:
         """The shadows of a result. ``None`` among them stands for one that the operator made untraceable."""

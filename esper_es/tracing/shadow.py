@@ -93,6 +93,21 @@ def joined_dims(shadow: Shadow, dim: int, sizes: tuple[int, int]) -> Shadow:
     return Shadow((*shadow.dims[:axis], dim, *after), ids)
 
 
+def collapsed(shadow: Shadow, onto: Sequence[int]) -> Ids:
+    """One representative, the largest id, for each index of the dimensions ``onto``; axes in that order."""
+    kept = [shadow.axis(dim) for dim in onto]
+    gone = [axis for axis in range(len(shadow.dims)) if axis not in kept]
+    ids = shadow.ids.transpose(kept + gone)
+    return ids.max(axis=tuple(range(len(kept), ids.ndim))) if gone else ids
+
+
+def spread(heads: Ids, shadow: Shadow, onto: Sequence[int]) -> Ids:
+    """Representatives along ``onto``, repeated along the other dimensions of a shadow: as large as its ids."""
+    order = sorted(range(len(onto)), key=lambda axis: onto[axis])
+    sizes = [size if dim in onto else 1 for dim, size in zip(shadow.dims, shadow.ids.shape, strict=True)]
+    return np.broadcast_to(heads.transpose(order).reshape(sizes), shadow.ids.shape)
+
+
 class Block(NamedTuple):
     """Neighbouring dimensions ``old`` of a tensor that a reshape turns into dimensions ``new``."""
 
