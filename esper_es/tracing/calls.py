@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from attrs import asdict, evolve, frozen
+from attrs import asdict, frozen
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -43,12 +43,24 @@ class ModuleCall:
         }
 
 
+class _OpenCall(NamedTuple):
+    """A call that has begun."""
+
+    path: str
+    kind: str
+    number: int
+    parent: int | None
+    started: int
+    inputs: tuple[Shape, ...]
+
+
 class CallRecorder:
     """Records module calls while hooks are in place, and knows which module is running."""
 
     def __init__(self) -> None:
+        self._paths: dict[int, str] = {}
         self._finished: dict[int, ModuleCall] = {}
-        self._open: list[ModuleCall] = []
+        self._open: list[_OpenCall] = []
         self._clock = 0
         self._count = 0
         self.example = 0
@@ -67,37 +79,31 @@ class CallRecorder:
     def recording(self, model: nn.Module) -> Iterator[None]:
         """Hook every module of a model, and take every hook off again."""
         handles: list[RemovableHandle] = []
+        begin, end = self._begin, self._end
         try:
             for path, module in model.named_modules():
-                kind = type(module).__name__
-                handles.append(module.register_forward_pre_hook(self._starting(path, kind), with_kwargs=True))
-                handles.append(module.register_forward_hook(self._ending(path), always_call=True))
+                self._paths[id(module)] = path
+                handles.append(module.register_forward_pre_hook(begin, with_kwargs=True))
+                handles.append(module.register_forward_hook(end, always_call=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _starting(self, path: str, kind: str) -> Any:
-        def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            parent = self._open[-1].index if self._open else None
-            shapes = _shapes((args, kwargs) if kwargs else args)
-            call = ModuleCall(
-                path, kind, self._count, self.example, parent, self._tick(), -1, shapes, (), "nothing"
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        parent = self._open[-1].number if self._open else None
+        shapes = _shapes((args, kwargs) if kwargs else args)
+        path, kind = self._paths[id(module)], type(module).__name__
+        self._open.append(_OpenCall(path, kind, self._count, parent, self._tick(), shapes))
+        self._count += 1
+
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._open and self._open[-1].path == self._paths[id(module)]:
+            path, kind, index, parent, started, inputs = self._open.pop()
+            shapes, structure = _shapes(output), described(output)
+            self._finished[index] = ModuleCall(
+                path, kind, index, self.example, parent, started, self._tick(), inputs, shapes, structure
             )
-            self._count += 1
-            self._open.append(call)
-
-        return start
-
-    def _ending(self, path: str) -> Any:
-        def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if self._open and self._open[-1].path == path:
-                call = self._open.pop()
-                self._finished[call.index] = evolve(
-                    call, ended=self._tick(), outputs=_shapes(output), structure=described(output)
-                )
-
-        return end
 
     def _tick(self) -> int:
         self._clock += 1
@@ -105,6 +111,6 @@ class CallRecorder:
 
 
 def _shapes(value: Any) -> tuple[Shape, ...]:
-    if isinstance(value, torch.Tensor):
-        return (tuple(value.shape),)
-    return tuple(tuple(tensor.shape) for tensor in tensors_in(value))
+    """Shapes of all tensors. No torch function mode needs to hear that they were asked for."""
+    with torch._C.DisableTorchFunction():
+        return tuple([tuple(tensor.shape) for tensor in tensors_in(value)])

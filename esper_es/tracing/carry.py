@@ -33,9 +33,16 @@ class Carry(NamedTuple):
 UNKNOWN = Carry()
 
 
+_COMPUTED = {origin: origin for origin in Origin} | {
+    Origin.UNIFORM: Origin.CONSTANT,
+    Origin.INPUT: Origin.ACTIVATION,
+}
+"""The origin of what is computed from several elements of each origin."""
+
+
 def result_origin(operands: Collection[Origin], preserves: bool) -> Origin:
     """The origin of a result. ``preserves``: the operator moves elements or works on each by itself."""
     highest = max(operands, default=Origin.CONSTANT)
     if not preserves:
-        return {Origin.UNIFORM: Origin.CONSTANT, Origin.INPUT: Origin.ACTIVATION}.get(highest, highest)
+        return _COMPUTED[highest]
     return Origin.ACTIVATION if highest is Origin.INPUT and Origin.WEIGHT in operands else highest

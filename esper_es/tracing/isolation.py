@@ -62,12 +62,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     """Set the flags themselves: a model may override ``train`` and do more than set them."""
     flags = [(module, module.training) for module in model.modules()]
     try:
-        for module, _ in flags:
-            module.training = False
+        for module, flag in flags:
+            if flag:
+                module.training = False
         yield
     finally:
         for module, flag in flags:
-            module.training = flag
+            if module.training != flag:
+                module.training = flag
 
 
 @contextmanager

@@ -172,7 +172,7 @@ class _Meeting(NamedTuple):
 def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> _Meeting:
     """What happens when operands of these forms meet. A model of a thousand equal layers asks once."""
     events: list[_Event] = []
-    placed = []
+    placed: list[_Placed] = []
     for number, o in enumerate(operands):
         for dims in o.shadows:
             placed.append(_Placed(len(placed), number, dims, tuple(o.labels[dim] for dim in dims)))

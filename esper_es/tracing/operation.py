@@ -32,14 +32,14 @@ class Layout(NamedTuple):
 class Execution(NamedTuple):
     """An operator, what it was called with and what it returned.
 
-    ``layout`` is that of the first argument before the operator ran: some change it in place.
+    ``layout`` is that of the first argument before the operator ran, noted if it writes in place.
     """
 
     func: OpOverload
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     result: Any
-    layout: Layout
+    layout: Layout | None
 
 
 class Operation:
@@ -63,7 +63,7 @@ class Operation:
         self.args = execution.args
         self.kwargs = execution.kwargs
         self.result = execution.result
-        self.layout = execution.layout
+        self._layout = execution.layout
         self.site = site
         self._carried = carried
         self._origin = result_origin([carry.origin for carry in carried.values()], preserves)
@@ -88,6 +88,11 @@ class Operation:
         """The first argument, for operators whose first argument is the tensor they work on."""
         tensor: torch.Tensor = self.args[0]
         return tensor
+
+    @property
+    def layout(self) -> Layout:
+        """Shape and strides of the first argument before the operator ran."""
+        return self._layout or layout_of(self.args)
 
     @property
     def ndim(self) -> int:
@@ -195,3 +200,11 @@ def tensors_among(values: Iterable[Any]) -> Iterable[torch.Tensor]:
             yield value
         elif isinstance(value, list | tuple):
             yield from (item for item in value if isinstance(item, torch.Tensor))
+
+
+def layout_of(args: Sequence[Any]) -> Layout:
+    """The layout of the first argument; empty if that is no tensor."""
+    first = args[0] if args else None
+    if not isinstance(first, torch.Tensor):
+        return Layout((), ())
+    return Layout(tuple(first.shape), first.stride() if first.layout is torch.strided else ())

@@ -12,7 +12,10 @@ from torch import nn
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """All tensors in a nested value, attributes of plain objects (caches, output records) included."""
-    yield from _search(value, set())
+    if isinstance(value, torch.Tensor):
+        yield value
+    else:
+        yield from _search(value, set())
 
 
 def _search(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, MutableMapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from esper_es.domain.errors import EsperError
 from esper_es.tracing.calls import CallRecorder
 from esper_es.tracing.carry import UNKNOWN, Carry, Origin, result_origin
 from esper_es.tracing.isolation import without_onednn
-from esper_es.tracing.operation import Execution, Layout, Operation, tensors_among
+from esper_es.tracing.operation import Execution, Operation, layout_of, tensors_among
 from esper_es.tracing.relations import Relations, Site
 from esper_es.tracing.rule_table import Known, known
 from esper_es.tracing.slots import SeededTensors, seed_shadows
@@ -102,9 +101,10 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        carried = {id(t): self._memory.recall(t) for t in tensors_among((*args, *kwargs.values()))}
+        recall = self._memory.recall
+        carried = {id(tensor): recall(tensor) for tensor in tensors_among((*args, *kwargs.values()))}
         carries = carried.values()
-        layout = _layout(args)
+        layout = layout_of(args) if operator.mutates else None
         result = func(*args, **kwargs)
         if operator.mutates:
             self._note_writes(func, args, kwargs)
@@ -149,13 +149,6 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._memory.written(tensor)
 
 
-def _layout(args: tuple[Any, ...]) -> Layout:
-    first = args[0] if args else None
-    if not isinstance(first, torch.Tensor):
-        return Layout((), ())
-    return Layout(tuple(first.shape), first.stride() if first.layout is torch.strided else ())
-
-
 class FunctionWatch(TorchFunctionMode):
     """Sees calls before they become operators: values that leave torch, where nothing can be followed, are
     pinned; recurrent layers are kept from running as one fused operator."""
@@ -178,8 +171,10 @@ class FunctionWatch(TorchFunctionMode):
             for shadow in self._memory.recall(args[0]).shadows:
                 self._relations.pin(shadow.ids, f"leaves torch through {name}", self._calls.current)
             self._memory.written(args[0])
-        with without_onednn() if func in _RECURRENT else nullcontext():
-            result = func(*args, **(kwargs or {}))
+        if func in _RECURRENT:
+            with without_onednn():
+                return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         if func == _DATA:
             self._memory.remember(result, self._memory.recall(args[0]))
         return result
