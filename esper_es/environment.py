@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -14,14 +13,7 @@ from torch import nn
 from esper_es.domain.facts import Environment
 from esper_es.projections.live.describe import devices_of
 from esper_es.projections.live.names import dtype_name
-
-
-def package_version() -> str:
-    """Return the version of esper-es, or ``"unknown"`` when it runs from an unpackaged tree."""
-    try:
-        return version("esper-es")
-    except PackageNotFoundError:
-        return "unknown"
+from esper_es.release import package_version
 
 
 @cache

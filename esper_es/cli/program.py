@@ -21,7 +21,7 @@ from esper_es.cli import (
 from esper_es.cli.exits import ExitCode
 from esper_es.cli.options import AsJson, Db, ModelName, NoColor, Shared, VaultPath, Yes
 from esper_es.cli.output import complain
-from esper_es.environment import package_version
+from esper_es.release import package_version
 
 
 class Program(TyperGroup):

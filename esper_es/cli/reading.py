@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from attrs import define, field
@@ -18,7 +19,9 @@ from esper_es.domain.errors import IntegrityFailure, LedgerError, UsageError
 from esper_es.domain.state import ModelState
 from esper_es.ledger.database import open_database
 from esper_es.ledger.log import Log
-from esper_es.vault import Vault
+
+if TYPE_CHECKING:
+    from esper_es.vault import Vault
 
 
 @define(eq=False)
@@ -92,6 +95,8 @@ class Reading:
         """
         path = self.location.vault
         if self._vault is None and path is not None and (path / "packs").is_dir():
+            from esper_es.vault import Vault  # with it comes torch, which takes a second
+
             self._vault = Vault.open(path, leftovers_after_seconds=math.inf)
         return self._vault
 

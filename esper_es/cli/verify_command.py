@@ -24,7 +24,6 @@ from esper_es.cli.options import Shared
 from esper_es.cli.output import Page
 from esper_es.cli.reading import Reading, reading
 from esper_es.cli.table_checks import check_tables
-from esper_es.cli.vault_checks import check_captures, check_vault
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import IntegrityFailure, UsageError, VaultError
 from esper_es.ledger.heads import Head, export_heads, heads, parse_heads
@@ -110,6 +109,8 @@ def _checks(
     if log_only:
         yield Check("vault", "left out", done=False)
         return
+    from esper_es.cli.vault_checks import check_captures, check_vault  # with them comes torch
+
     try:
         vault = source.vault
     except VaultError as error:
