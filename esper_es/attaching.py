@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from attrs import evolve, frozen
@@ -10,6 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from esper_es.capture import store_capture
+from esper_es.domain.architecture import Architecture
 from esper_es.domain.canonical import Json, canonical_bytes
 from esper_es.domain.constraints import SurgeryConstraints
 from esper_es.domain.envelope import Cause, model_id
@@ -24,6 +26,7 @@ from esper_es.example_inputs import ExampleInputs, normalized
 from esper_es.ledger.log import Log
 from esper_es.planning.depth import DepthMode
 from esper_es.planning.observation import observe
+from esper_es.projections.live.blueprints import recognized
 from esper_es.projections.live.describe import describe, opaque_classes
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.live import Live
@@ -112,32 +115,42 @@ def _base_model(live: Live, examples: ExampleInputs, terms: Terms) -> BaseModel:
             observation = observe(shadow, examples)
     except Exception as error:
         raise UsageError(f"the model does not run on its example inputs: {error}") from error
+    blueprint, arguments = _blueprint(live.module, architecture, terms)
     base = BaseModel(
-        blueprint=terms.blueprint,
-        arguments=dict(terms.blueprint_args),
+        blueprint=blueprint,
+        arguments=arguments,
         architecture=architecture,
         memory_bytes=memory_estimate(shadow, observation.activation_bytes, live.optimizer),
         graph_depth=depth.deepest,
         outputs=tuple(tuple(tensor.shape) for tensor in observation.outputs),
     )
-    _require_rebuildable(base, terms)
+    _require_rebuildable(base)
     return base
 
 
-def _require_rebuildable(base: BaseModel, terms: Terms) -> None:
-    """Check now that the log will be able to build the model again."""
+def _blueprint(
+    module: nn.Module, architecture: Architecture, terms: Terms
+) -> tuple[str | None, dict[str, Json]]:
+    """Return what builds the model: as the caller says, or else as a model of a known library says itself."""
+    if terms.blueprint is None and terms.blueprint_args:
+        raise UsageError("blueprint_args were given without a blueprint")
+    name, arguments = terms.blueprint, dict(terms.blueprint_args)
+    if name is None and opaque_classes(architecture):
+        name, arguments = recognized(module) or (None, {})
     try:
-        canonical_bytes(dict(terms.blueprint_args))
+        return name, json.loads(canonical_bytes(arguments))
     except (TypeError, ValueError) as error:
         raise UsageError(f"blueprint_args must be JSON with finite numbers: {error}") from None
-    if terms.blueprint is None and (opaque := opaque_classes(base.architecture)):
+
+
+def _require_rebuildable(base: BaseModel) -> None:
+    """Check now that the log will be able to build the model again."""
+    if base.blueprint is None and (opaque := opaque_classes(base.architecture)):
         raise UsageError(
             f"the log could not build this model again: the classes {', '.join(opaque)} are your own. Register a "
             "function that builds it, @esper_es.blueprint('my-net') def build(...): ..., and attach with "
             "blueprint='my-net', blueprint_args={...}"
         )
-    if terms.blueprint is None and terms.blueprint_args:
-        raise UsageError("blueprint_args were given without a blueprint")
     try:
         base_module(base)
     except ReplayError as error:

@@ -100,7 +100,8 @@ class Engine:
             scheduler: anything with ``state_dict`` and ``load_state_dict``.
             scaler: a gradient scaler.
             blueprint: name of the registered function that builds the model; needed unless it is composed of
-                registered layer kinds only.
+                registered layer kinds only, or is a model of ``transformers`` or ``timm``. Built in are
+                ``"transformers"`` (``architecture``, ``config``) and ``"timm"`` (``model_name``, ...).
             blueprint_args: its keyword arguments, as JSON.
             constraints: limits; None sets none.
             capture: when the state is captured; before every structural change by default.

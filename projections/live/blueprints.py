@@ -1,17 +1,26 @@
-"""Blueprints: functions, registered by name, that build a model from plain arguments."""
+"""Blueprints: functions, registered by name, that build a model from plain arguments.
+
+Two are built in, for the models of two libraries; they need no code of the user's.
+"""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 
 from torch import nn
 
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import ReplayError, UsageError
+from esper_es.projections.live import timm_models, transformers_models
 
 Builder = Callable[..., nn.Module]
 
-_BLUEPRINTS: dict[str, Builder] = {}
+_BUILT_IN: Mapping[str, Builder] = {
+    transformers_models.NAME: transformers_models.build,
+    timm_models.NAME: timm_models.build,
+}
+_BLUEPRINTS: dict[str, Builder] = dict(_BUILT_IN)
 
 
 def blueprint(name: str) -> Callable[[Builder], Builder]:
@@ -38,8 +47,24 @@ def blueprint(name: str) -> Callable[[Builder], Builder]:
 
 
 def unregister(name: str) -> None:
-    """Forget a blueprint; nothing happens if it is unknown."""
-    _BLUEPRINTS.pop(name, None)
+    """Forget a blueprint; nothing happens if it is unknown or built in."""
+    if name not in _BUILT_IN:
+        _BLUEPRINTS.pop(name, None)
+
+
+def recognized(module: nn.Module) -> tuple[str, dict[str, Json]] | None:
+    """Return the name and the arguments of the built-in blueprint that a live model says it was made by, if any.
+
+    Nothing is checked: what is built from them may have another architecture.
+
+    Raises:
+        UsageError: if a library's model was made with arguments that no log can hold.
+    """
+    for source in (transformers_models, timm_models):
+        arguments = source.arguments_of(module)
+        if arguments is not None:
+            return source.NAME, arguments
+    return None
 
 
 def built_by(name: str, arguments: Mapping[str, Json]) -> nn.Module:
@@ -57,8 +82,11 @@ def built_by(name: str, arguments: Mapping[str, Json]) -> nn.Module:
         )
     try:
         module = builder(**arguments)
+    except ReplayError:
+        raise
     except Exception as error:
-        raise ReplayError(f"blueprint {name!r} failed with arguments {dict(arguments)!r}: {error}") from error
+        given = reprlib.repr(dict(arguments))
+        raise ReplayError(f"blueprint {name!r} failed with arguments {given}: {error}") from error
     if not isinstance(module, nn.Module):
         raise ReplayError(f"blueprint {name!r} returned a {type(module).__name__}, not an nn.Module")
     return module

@@ -12,7 +12,7 @@ from esper_es.domain.errors import ReplayError, UsageError
 from esper_es.projections.live.describe import describe, opaque_classes
 from esper_es.projections.live.initializers import seeded
 from esper_es.projections.live.kinds import kind_named, plain
-from esper_es.projections.live.names import DTYPES, tensor_at
+from esper_es.projections.live.names import DTYPES, named_tensors, tensor_at
 
 COMPOSED = ("attention",)
 """Kinds whose constructor makes its own children."""
@@ -33,15 +33,25 @@ def build(fragment: Architecture, seed: int) -> nn.Module:
     module = seeded(seed, lambda: _built(fragment, ""))
     for alias, name in fragment.ties.items():
         _tie(module, alias, name)
-    for name, spec in fragment.tensors():
-        tensor = tensor_at(module, name)
-        if spec.dtype not in DTYPES:
-            raise ReplayError(f"tensor {name!r} has the unknown dtype {spec.dtype!r}")
-        tensor.data = tensor.data.to(DTYPES[spec.dtype])
+    take_dtypes(module, fragment)
     described = describe(module)
     if described.fingerprint != Architecture(fragment.nodes, (), fragment.aliases, fragment.ties).fingerprint:
         raise ReplayError("a module built from its description came out different; was a layer kind changed?")
     return module
+
+
+def take_dtypes(module: nn.Module, architecture: Architecture) -> None:
+    """Cast the tensors of a freshly built module to the recorded dtypes; tensors that it lacks are left out.
+
+    Raises:
+        ReplayError: if a dtype is unknown.
+    """
+    present = {name: tensor for name, tensor, _ in named_tensors(module)}
+    for name, spec in architecture.tensors():
+        if spec.dtype not in DTYPES:
+            raise ReplayError(f"tensor {name!r} has the unknown dtype {spec.dtype!r}")
+        if (tensor := present.get(name)) is not None:
+            tensor.data = tensor.data.to(DTYPES[spec.dtype])
 
 
 def _built(fragment: Architecture, path: str) -> nn.Module:

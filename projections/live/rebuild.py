@@ -11,7 +11,7 @@ from esper_es.domain.errors import ReplayError
 from esper_es.domain.facts import BaseModel
 from esper_es.projections.live.apply import apply_edits
 from esper_es.projections.live.blueprints import built_by
-from esper_es.projections.live.build import build
+from esper_es.projections.live.build import build, take_dtypes
 from esper_es.projections.live.describe import describe
 from esper_es.projections.live.initializers import seeded
 from esper_es.projections.live.journal import Journal
@@ -29,6 +29,7 @@ def base_module(base: BaseModel, seed: int = 0) -> nn.Module:
         return build(base.architecture, seed)
     name, arguments = base.blueprint, base.arguments
     module = seeded(seed, lambda: built_by(name, arguments))
+    take_dtypes(module, base.architecture)
     found = describe(module)
     if found.fingerprint != base.architecture.fingerprint:
         differing = sorted(
