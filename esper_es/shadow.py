@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 
-import torch
 from torch import nn
 
 from esper_es.domain.errors import UsageError
@@ -42,14 +41,3 @@ def shadow_of(module: nn.Module) -> nn.Module:
 def _from_torch(hook: object) -> bool:
     owner = sys.modules.get(getattr(hook, "__module__", "") or type(hook).__module__)
     return owner is not None and owner.__name__.split(".")[0] == "torch"
-
-
-def tensors_in(value: object) -> list[torch.Tensor]:
-    """Return the tensors of a nested output, in order."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    return []

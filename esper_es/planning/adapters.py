@@ -101,6 +101,9 @@ class Fit:
 def fitted(layer: nn.Module, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
     """Fit an adapter to recorded inputs and outputs by ridge regression, in place; return its R2.
 
+    What the data leave open stays as near to the identity as it can, where the widths agree: the blocks of a
+    residual stream add little to it.
+
     Args:
         layer: a ``Linear`` or a 1x1 convolution with bias.
         inputs: recorded inputs, batch first.
@@ -108,7 +111,10 @@ def fitted(layer: nn.Module, inputs: Sequence[torch.Tensor], outputs: Sequence[t
     """
     x = torch.cat([_rows(layer, tensor, strided=True) for tensor in inputs]).double()
     y = torch.cat([_rows(layer, tensor, strided=False) for tensor in outputs]).double()
-    fit = ridge(x, y)
+    prior = x.new_zeros(x.shape[1], y.shape[1])
+    if x.shape[1] == y.shape[1]:
+        prior.fill_diagonal_(1.0)
+    fit = ridge(x, y, prior)
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     weight.data = fit.weight.reshape(weight.shape).to(weight)
     bias.data = fit.bias.to(bias)
@@ -126,22 +132,24 @@ def _rows(layer: nn.Module, tensor: torch.Tensor, *, strided: bool) -> torch.Ten
     return tensor.movedim(1, -1).reshape(-1, tensor.shape[1])
 
 
-def ridge(x: torch.Tensor, y: torch.Tensor, penalty: float = 1e-4) -> Fit:
-    """Ridge regression with an unpenalised intercept.
+def ridge(x: torch.Tensor, y: torch.Tensor, prior: torch.Tensor, penalty: float = 1e-4) -> Fit:
+    """Ridge regression with an unpenalised intercept, shrunk towards ``prior`` (Hoerl and Kennard 1970).
 
     Args:
         x: ``(rows, in)`` float64.
         y: ``(rows, out)`` float64.
+        prior: ``(in, out)`` float64.
         penalty: relative to the mean squared column of ``x``.
     """
     x_mean, y_mean = x.mean(0), y.mean(0)
     centred_x, centred_y = x - x_mean, y - y_mean
     gram = centred_x.T @ centred_x
     strength = penalty * gram.diagonal().mean().clamp_min(1e-12)
-    solution = torch.linalg.solve(
+    step = torch.linalg.solve(
         gram + strength * torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device),
-        centred_x.T @ centred_y,
+        centred_x.T @ (centred_y - centred_x @ prior),
     )
+    solution = prior + step
     residual = (centred_y - centred_x @ solution).square().sum()
     total = centred_y.square().sum()
     r2 = float(1.0 - residual / total) if float(total) > 0.0 else 1.0

@@ -102,7 +102,7 @@ def _new_layer(
 def _check_fits(layer: nn.Module, observation: Observation, after_layer: str, connection_type: str) -> None:
     """Run the new layer alone on what the layer before it returns."""
     trial = copy.deepcopy(layer)
-    for _, taken in observation.taken.get(after_layer, ()):
+    for taken in observation.streams_of(after_layer):
         trial = trial.to(taken.device)
         try:
             with torch.no_grad():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from attrs import field, frozen
 from torch import nn
 
+from esper_es.domain.architecture import relative_path
 from esper_es.domain.errors import Refused
 from esper_es.example_inputs import ExampleInputs
+from esper_es.planning.reads import watched_reads
+from esper_es.planning.taken import Given, Taken, given_to, taken_from
 from esper_es.projections.live.rng import preserved_rng
-from esper_es.shadow import tensors_in
+from esper_es.projections.live.structures import Location, entry_at, leaves, stream_in, tensors_in
 
 
 @frozen(eq=False)
@@ -25,10 +29,8 @@ class Call:
         start: position of its beginning among all beginnings and ends of the run.
         end: position of its end.
         inputs: shapes of the tensors it was given.
-        output: shape of its first output tensor.
-        dtype: of its first output tensor; new layers behind it take it.
-        structure: ``"tensor"``, ``"tuple"``, or another type's name.
-        length: of a tuple.
+        output: shape of its output's stream; see ``structures``.
+        dtype: of that; new layers behind it take it.
     """
 
     path: str
@@ -38,8 +40,6 @@ class Call:
     inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...] | None
     dtype: torch.dtype
-    structure: str
-    length: int
 
 
 @frozen(eq=False)
@@ -49,13 +49,18 @@ class Observation:
     Attributes:
         calls: executions, in the order of their beginnings.
         outputs: the model's output tensors.
-        taken: by path, ``(first input tensor, first output tensor)`` of each call, for the paths asked for.
+        taken: calls of the modules asked for, by path.
+        reads: what the code around these modules reads from them, by path; see ``reads``.
+        side_readers: by path of such a module, where else than by its stream its results reach another module:
+            what is handed on, and the module that takes it.
         activation_bytes: of the outputs of modules without children.
     """
 
     calls: tuple[Call, ...]
     outputs: tuple[torch.Tensor, ...]
-    taken: Mapping[str, tuple[tuple[torch.Tensor, torch.Tensor], ...]] = field(factory=dict)
+    taken: Mapping[str, tuple[Taken, ...]] = field(factory=dict)
+    reads: Mapping[str, frozenset[str]] = field(factory=dict)
+    side_readers: Mapping[str, tuple[Location, str]] = field(factory=dict)
     activation_bytes: int = 0
 
     def calls_of(self, path: str) -> tuple[Call, ...]:
@@ -63,6 +68,16 @@ class Observation:
 
     def executed(self, path: str) -> bool:
         return any(call.path == path for call in self.calls)
+
+    def streams_of(self, path: str) -> tuple[torch.Tensor, ...]:
+        """Return the streams of the kept calls of a module."""
+        return tuple(call.output for call in self.taken.get(path, ()) if call.output is not None)
+
+    def runs_inside(self, path: str, outer: str) -> bool:
+        """Say whether a module ran, and every time within a call of another."""
+        hosts = self.calls_of(outer)
+        calls = self.calls_of(path)
+        return bool(calls) and all(any(h.start < c.start and c.end < h.end for h in hosts) for c in calls)
 
     def require_executed(self, path: str, what: str = "layer") -> tuple[Call, ...]:
         """Return the calls of a module.
@@ -84,37 +99,54 @@ class _Recorder:
         self.names = names
         self.take = take
         self.clock = 0
-        self.open: list[tuple[int, tuple[torch.Tensor, ...]]] = []
+        self.open: list[tuple[int, Given | None, tuple[tuple[int, ...], ...]]] = []
         self.calls: list[Call] = []
-        self.taken: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self.taken: dict[str, list[Taken]] = {}
+        self.side_readers: dict[str, tuple[Location, str]] = {}
         self.activation_bytes = 0
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.open.append((self.clock, tuple(tensors_in((args, kwargs)))))
+        path = self.names[id(module)]
+        self._note_side_reader(path, args, kwargs)
+        given = given_to(module, args, kwargs) if path in self.take else None
+        self.open.append((self.clock, given, tuple(tuple(t.shape) for t in tensors_in((args, kwargs)))))
         self.clock += 1
 
+    def _note_side_reader(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        handed_on = {
+            id(value): (taken_path, location)
+            for taken_path, calls in self.taken.items()
+            for taken in calls
+            for location, value in taken.left_out.items()
+        }
+        if not handed_on:
+            return
+        for _, leaf in leaves((args, kwargs)):
+            source, location = handed_on.get(id(leaf), (path, ()))
+            if relative_path(path, source) is None:
+                self.side_readers.setdefault(source, (location, path))
+
     def finish(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        start, given = self.open.pop()
-        outputs = tensors_in(output)
+        start, given, inputs = self.open.pop()
         path = self.names[id(module)]
+        location = stream_in(output)
+        stream = None if location is None else entry_at(output, location)
         self.calls.append(
             Call(
                 path=path,
                 module=module,
                 start=start,
                 end=self.clock,
-                inputs=tuple(tuple(tensor.shape) for tensor in given),
-                output=tuple(outputs[0].shape) if outputs else None,
-                dtype=outputs[0].dtype if outputs else torch.get_default_dtype(),
-                structure="tensor" if isinstance(output, torch.Tensor) else type(output).__name__,
-                length=len(output) if isinstance(output, (tuple, list)) else 1,
+                inputs=inputs,
+                output=None if stream is None else tuple(stream.shape),
+                dtype=torch.get_default_dtype() if stream is None else stream.dtype,
             )
         )
         self.clock += 1
-        if path in self.take and given and outputs:
-            self.taken.setdefault(path, []).append((given[0].clone(), outputs[0].clone()))
+        if given is not None:
+            self.taken.setdefault(path, []).append(taken_from(given, output))
         if not module._modules:
-            self.activation_bytes += sum(tensor.nbytes for tensor in outputs)
+            self.activation_bytes += sum(tensor.nbytes for tensor in tensors_in(output))
 
 
 def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()) -> Observation:
@@ -126,23 +158,27 @@ def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()
     Args:
         module: a copy of the live model.
         examples: what to run it on.
-        take: paths of modules whose inputs and outputs are kept.
+        take: paths of modules whose calls are kept.
     """
-    names = {id(part): path for path, part in module.named_modules()}
-    recorder = _Recorder(names, frozenset(take))
+    parts = dict(module.named_modules())
+    recorder = _Recorder({id(part): path for path, part in parts.items()}, frozenset(take))
     handles = []
     for part in module.modules():
         handles.append(part.register_forward_pre_hook(recorder.begin, with_kwargs=True, prepend=True))
         handles.append(part.register_forward_hook(recorder.finish, with_kwargs=True))
     try:
-        output = in_eval(module, lambda: _run(module, examples))
+        with ExitStack() as stack:
+            reads = {path: stack.enter_context(watched_reads(parts[path])) for path in recorder.take}
+            output = in_eval(module, lambda: _run(module, examples))
     finally:
         for handle in handles:
             handle.remove()
     return Observation(
         calls=tuple(sorted(recorder.calls, key=lambda call: call.start)),
         outputs=tuple(tensors_in(output)),
-        taken={path: tuple(pairs) for path, pairs in recorder.taken.items()},
+        taken={path: tuple(calls) for path, calls in recorder.taken.items()},
+        reads={path: frozenset(found.names) for path, found in reads.items()},
+        side_readers=recorder.side_readers,
         activation_bytes=recorder.activation_bytes,
     )
 

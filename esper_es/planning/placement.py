@@ -46,7 +46,7 @@ def place_after(scene: Scene, observation: Observation, layer: str, name: str) -
     root = scene.live.module
     parent_path, local = split_path(layer)
     parent = module_at(root, parent_path)
-    if is_sequential(parent) and (not parent_path or observation.executed(parent_path)):
+    if is_sequential(parent) and observation.runs_inside(layer, parent_path):
         place = Place(join_path(parent_path, name), local, hosted=False)
     else:
         place = Place(join_path(owner_of(root, layer), name), None, hosted=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
+from torch import nn
 
 from esper_es.domain import rules
 from esper_es.domain.architecture import split_path
@@ -14,12 +15,13 @@ from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import remove_layer
 from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.adapters import adapter, fitted, spatial_dims
-from esper_es.planning.observation import Call, Observation, observe
+from esper_es.planning.bypassing import Stream, input_of, stand_in, streams_through
+from esper_es.planning.observation import Observation, observe
 from esper_es.planning.placement import is_sequential
 from esper_es.planning.scene import NewModule, Plan, Scene, new_module
+from esper_es.planning.side_outputs import require_unmissed
 from esper_es.projections.live.build import fragment_of
 from esper_es.projections.live.initializers import seeded
-from esper_es.projections.live.modules import Bypass
 from esper_es.projections.live.names import module_at
 
 BRIDGE_STRATEGIES = ("direct", "learned")
@@ -47,15 +49,11 @@ def plan_remove_layer(
     _require_unshared(scene, layer_name)
     first = scene.observe(take=[layer_name])
     observations = [first, *(observe(scene.shadow, batch, take=[layer_name]) for batch in calibration)]
-    call = first.require_executed(layer_name)[0]
-    if not call.inputs or call.output is None:
-        raise Refused(
-            f"layer {layer_name!r} takes or returns no tensor; nothing can be let through", "no_tensor"
-        )
-    bridged = bridge_strategy == "learned" or call.inputs[0] != call.output
-    if not bridged:
-        return _plan(scene, layer_name, bridge_strategy, _direct_edits(scene, first, call), {}, None, False)
-    bridge, r2 = _bridge(scene, first, observations, call, bridge_strategy)
+    streams = streams_through(first, layer_name)
+    if bridge_strategy == "direct" and streams[0].fits:
+        edits = _direct_edits(scene, first, layer_name, streams[0])
+        return _plan(scene, layer_name, bridge_strategy, edits, {}, None, False)
+    bridge, r2 = _bridge(scene, observations, layer_name, streams, bridge_strategy)
     edits = (ReplaceModule(layer_name, bridge.fragment, bridge.initial),)
     return _plan(scene, layer_name, bridge_strategy, edits, bridge.tensors, r2, True)
 
@@ -109,37 +107,73 @@ def _require_unshared(scene: Scene, path: str) -> None:
         raise Refused(f"connection {used[0].id!r} ends inside {path!r}; remove that first", "connection")
 
 
-def _direct_edits(scene: Scene, observation: Observation, call: Call) -> tuple[Edit, ...]:
-    """Return the edits that remove a layer whose input and output have the same shape."""
-    path = call.path
+def _direct_edits(scene: Scene, observation: Observation, path: str, stream: Stream) -> tuple[Edit, ...]:
+    """Return the edits that remove a layer one of whose arguments can take the place of its result."""
     architecture = scene.state.architecture
     running = [c for c in architecture.connections if c.via == path]
-    if running:
+    if running and not architecture.acting_on(path):
         return (*(Disconnect(c.id) for c in running), RemoveModule(path))
-    parent_path, _ = split_path(path)
-    parent = module_at(scene.live.module, parent_path)
-    called = not parent_path or observation.executed(parent_path)
-    if is_sequential(parent) and called and len(parent._modules) > 1 and not architecture.acting_on(path):
+    if _is_only_run_in_order(scene, observation, path) and not architecture.acting_on(path):
         return (RemoveModule(path),)
-    structure = "tensor" if call.structure == "tensor" else "tuple"
-    bypass = Bypass(structure, call.length if structure == "tuple" else 1)
+    bypass = stand_in(observation, scene.require_layer(path), path, stream, None)
+    require_unmissed(scene, observation, path, bypass)
     return (ReplaceModule(path, fragment_of(bypass), Initial()),)
 
 
+def _is_only_run_in_order(scene: Scene, observation: Observation, path: str) -> bool:
+    """Say whether a layer is one of several in a sequence that runs them itself, and nobody else looks at it."""
+    parent_path, _ = split_path(path)
+    parent = module_at(scene.live.module, parent_path)
+    return (
+        is_sequential(parent)
+        and len(parent._modules) > 1
+        and observation.runs_inside(path, parent_path)
+        and not observation.reads[path]
+    )
+
+
 def _bridge(
-    scene: Scene, first: Observation, observations: Sequence[Observation], call: Call, strategy: str
+    scene: Scene, observations: Sequence[Observation], path: str, streams: Sequence[Stream], strategy: str
 ) -> tuple[NewModule, float | None]:
-    if call.structure != "tensor" or call.output is None:
-        raise Refused(
-            f"layer {call.path!r} returns a {call.structure}; only single tensors can be bridged", "bridge"
-        )
-    source, target, seed = call.inputs[0], call.output, scene.seed(call.path)
-    spatial = spatial_dims(first, call)
-    what = f"bridge over {call.path!r}"
-    layer = seeded(seed, lambda: adapter(source, target, spatial, call.dtype, what))
-    if strategy == "direct":
-        fills = {"weight": Fill("identity"), "bias": Fill("zeros")}
-        return new_module(layer, fragment_of(layer), seed, fills, given=False), None
-    pairs = [pair for observation in observations for pair in observation.taken[call.path]]
-    r2 = fitted(layer, [x for x, _ in pairs], [y for _, y in pairs])
-    return new_module(layer, fragment_of(layer), seed, {}, given=True), r2
+    first = observations[0]
+    seed = scene.seed(path)
+    stream, layer = _adapter(first, path, streams, seed)
+    standing = stand_in(first, scene.require_layer(path), path, stream, layer)
+    require_unmissed(scene, first, path, standing)
+    if strategy == "learned":
+        pairs = [pair for observation in observations for pair in _pairs(observation, path, stream)]
+        r2 = fitted(layer, [x for x, _ in pairs], [y for _, y in pairs])
+        return new_module(standing, fragment_of(standing), seed, {}, given=True), r2
+    inside = "" if standing is layer else "bridge."
+    fills = {f"{inside}weight": Fill("identity"), f"{inside}bias": Fill("zeros")}
+    return new_module(standing, fragment_of(standing), seed, fills, given=False), None
+
+
+def _adapter(
+    observation: Observation, path: str, streams: Sequence[Stream], seed: int
+) -> tuple[Stream, nn.Module]:
+    """Return an adapter from the first argument that can be mapped to the layer's result.
+
+    Raises:
+        Refused: if there is none.
+    """
+    call = observation.require_executed(path)[0]
+    spatial = spatial_dims(observation, call)
+    refusals = []
+    for stream in streams:
+        taken, made = _pairs(observation, path, stream)[0]
+        try:
+            return stream, seeded(
+                seed,
+                partial(adapter, taken.shape, made.shape, spatial, call.dtype, f"bridge over {path!r}"),
+            )
+        except Refused as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
+
+
+def _pairs(observation: Observation, path: str, stream: Stream) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return what a bridge takes and what the layer made of it, call by call."""
+    calls = observation.taken.get(path, ())
+    found = [(input_of(call, stream.where), call.output) for call in calls]
+    return [(x, y) for x, y in found if x is not None and y is not None]

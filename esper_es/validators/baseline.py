@@ -14,7 +14,7 @@ from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.observation import Observation, observe
 from esper_es.projections.live.names import named_tensors
 from esper_es.projections.live.rng import preserved_rng
-from esper_es.shadow import tensors_in
+from esper_es.projections.live.structures import tensors_in
 
 
 @frozen(eq=False)

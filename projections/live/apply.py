@@ -24,14 +24,14 @@ from esper_es.domain.edits import (
 )
 from esper_es.projections.live import optimizer_state
 from esper_es.projections.live.gather import gathered
-from esper_es.projections.live.hosting import stages_of
+from esper_es.projections.live.hosting import STANDING, heard, original_class, stages_of
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.kinds import tupled
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Material
 from esper_es.projections.live.modules import SeedSlot
 from esper_es.projections.live.names import module_at, parent_of, tensor_at
-from esper_es.projections.live.wiring import rehost, relink, without
+from esper_es.projections.live.wiring import may_be_fused, rehost, relink, without
 
 
 @frozen(eq=False)
@@ -112,6 +112,8 @@ def _replace(site: Site, edit: ReplaceModule) -> None:
         holder._modules[local] = module_at(old, edit.keep)
     connections = [stage.connection for stage in stages_of(old)]
     site.journal.replace_child(parent, name, new)
+    if type(new) is not original_class(old) and may_be_fused(site.live.module, edit.path):
+        site.journal.set_item(new._forward_hooks, STANDING, heard)
     _join_optimizer(site, new, old)
     _leave_optimizer(site, old.parameters())
     for connection in connections:

@@ -8,13 +8,13 @@ the stages that connections put there. FSDP2 and ModelOpt host the same way. ``i
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from esper_es.domain.architecture import Connection
+from esper_es.projections.live.structures import on_stream
 
 
 class Bus:
@@ -76,24 +76,11 @@ class Join:
 Stage = After | Tap | Join
 
 
-def on_first_tensor(output: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Apply a function to a module's output, or to the first tensor of a tuple, list or mapping."""
-    if isinstance(output, torch.Tensor):
-        return function(output)
-    if isinstance(output, tuple):
-        changed = (function(output[0]), *output[1:])
-        return type(output)(*changed) if hasattr(output, "_fields") else changed
-    if isinstance(output, list):
-        return [function(output[0]), *output[1:]]
-    if isinstance(output, dict):
-        first = next(iter(output))
-        output[first] = function(output[first])
-        return output
-    raise TypeError(f"a module that returns {type(output).__name__} can't host added connections")
-
-
 HEARD = -1
-"""Key of the hook below among a module's forward hooks; torch's own begin at 0."""
+"""Key of the hook below among a host's forward hooks; torch's own begin at 0."""
+
+STANDING = -2
+"""Key of the hook below among the forward hooks of what stands in the place of another module."""
 
 
 def heard(module: nn.Module, args: Any, output: Any) -> None:
@@ -116,7 +103,7 @@ def _generated(original: type[nn.Module]) -> type[nn.Module]:
             self._esper_bus.values.clear()
         output = original.forward(self, *args, **kwargs)
         for stage in self._esper_stages:
-            output = on_first_tensor(output, stage)
+            output = on_stream(output, stage)
         return output
 
     def reduce(self: Any, protocol: Any) -> Any:

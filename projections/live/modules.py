@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from esper_es.domain.canonical import Json
 from esper_es.domain.errors import UsageError
 from esper_es.domain.lifecycle import ACTIVE, BLENDING, INCUBATING
 from esper_es.projections.live.kinds import LayerKind, layer_kind, register
+from esper_es.projections.live.results import STREAM, argument_of, attribute, filled
 
 
 class Residual(nn.Module):
@@ -31,23 +32,33 @@ class Residual(nn.Module):
 
 
 class Bypass(nn.Module):
-    """Stands where a layer was removed under a custom ``forward``: returns its first argument.
+    """Lets one argument of a removed layer through, in the structure that the layer returned.
 
     Args:
-        structure: what the removed layer returned: ``"tensor"``, or ``"tuple"`` with the first argument in
-            front and ``length - 1`` times None behind.
-        length: of the tuple.
+        stream: which argument; see ``results.argument_of``.
+        returns: template of the result; see ``results``.
+        kept: attributes of the removed layer that others read, as templates; see ``results``.
+
+    A child called ``bridge``, where there is one, maps the stream to what the layer made of it.
     """
 
-    def __init__(self, structure: str = "tensor", length: int = 1) -> None:
+    def __init__(
+        self,
+        stream: Sequence[int | str | None] = (0, None),
+        returns: Json = STREAM,
+        kept: Mapping[str, Json] | None = None,
+    ) -> None:
         super().__init__()
-        self.structure = structure
-        self.length = length
+        self.let_through = list(stream)
+        self.returned = returns
+        self.kept = dict(kept or {})
+        for name, template in self.kept.items():
+            setattr(self, name, attribute(template))
 
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.structure == "tensor":
-            return x
-        return (x, *(None for _ in range(self.length - 1)))
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        stream = argument_of(self.let_through, args, kwargs)
+        bridge = self._modules.get("bridge")
+        return filled(self.returned, stream if bridge is None else bridge(stream), args, kwargs)
 
 
 class NoOp(nn.Module):
@@ -137,7 +148,25 @@ class SeedSlot(nn.Module):
 
 layer_kind("residual", Residual)
 layer_kind("noop", NoOp)
-layer_kind("bypass", Bypass, "structure", "length")
+
+
+def _build_bypass(config: Mapping[str, Json]) -> nn.Module:
+    return Bypass(**config)
+
+
+register(
+    LayerKind(
+        "bypass",
+        Bypass,
+        {
+            "stream": lambda m: m.let_through,
+            "returns": lambda m: m.returned,
+            "kept": lambda m: m.kept,
+        },
+        _build_bypass,
+        {"stream": [0, None], "returns": STREAM, "kept": {}},
+    )
+)
 
 
 def _build_slot(config: Mapping[str, Json]) -> nn.Module:

@@ -28,11 +28,11 @@ def rehost(journal: Journal, root: nn.Module, path: str, connection: Connection)
     stage = _stage(journal, root, path, connection)
     stages = sorted((*stages_of(module), stage), key=lambda s: s.connection.order)
     _set_stages(journal, module, tuple(stages))
-    if _may_be_fused(root, path):
+    if may_be_fused(root, path):
         journal.set_item(module._forward_hooks, HEARD, heard)
 
 
-def _may_be_fused(root: nn.Module, path: str) -> bool:
+def may_be_fused(root: nn.Module, path: str) -> bool:
     """Say whether a module lies in an encoder layer, which in evaluation reads weights and calls no module."""
     parts = path.split(".") if path else []
     holders = (module_at(root, ".".join(parts[:depth])) for depth in range(len(parts)))

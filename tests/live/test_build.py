@@ -45,7 +45,7 @@ LAYERS = [
     nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=True, recompute_scale_factor=True),
     nn.Sequential(nn.Linear(2, 2), nn.ModuleList([nn.ReLU()]), nn.ModuleDict({"a": nn.Tanh()})),
     Residual(nn.Linear(3, 3)),
-    Bypass("tuple", 3),
+    Bypass((1, "x"), {"tuple": ["stream", None]}, {"kind": {"value": "full"}}),
     NoOp(),
     SeedSlot("blending"),
     nn.Linear(3, 4, dtype=torch.float64),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 from esper_es.domain.architecture import Connection
 from esper_es.domain.errors import Refused, UsageError
-from esper_es.projections.live.hosting import hosted_class, on_first_tensor, original_class
+from esper_es.projections.live.hosting import hosted_class, original_class
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.kernels import (
     _KERNELS,
@@ -25,6 +26,7 @@ from esper_es.projections.live.kernels import (
     output_tensors,
 )
 from esper_es.projections.live.modules import Bypass, NoOp, Residual, SeedSlot
+from esper_es.projections.live.structures import entry_at, on_stream, stream_in
 from esper_es.projections.live.wiring import rehost, without
 
 X = torch.arange(6.0).reshape(2, 3)
@@ -48,7 +50,7 @@ def test_a_noop_returns_zeros() -> None:
 
 def test_a_bypass_returns_its_first_argument_in_the_recorded_structure() -> None:
     assert Bypass()(X, 1, two=2) is X
-    assert Bypass("tuple", 3)(X) == (X, None, None)
+    assert Bypass((0, "x"), {"tuple": ["stream", None, None]})(X) == (X, None, None)
 
 
 @pytest.mark.parametrize(("mode", "alpha"), [("incubating", 1.0), ("blending", 0.0), ("active", 0.0)])
@@ -130,7 +132,7 @@ Pair = namedtuple("Pair", ["first", "second"])
     ids=lambda output: type(output).__name__,
 )
 def test_the_first_tensor_of_any_structure_is_changed_and_the_structure_stays(output: Any) -> None:
-    changed = on_first_tensor(output, lambda tensor: tensor + 1)
+    changed = on_stream(output, lambda tensor: tensor + 1)
     assert type(changed) is type(output)
     if isinstance(output, torch.Tensor):
         assert torch.equal(changed, X + 1)
@@ -140,9 +142,53 @@ def test_the_first_tensor_of_any_structure_is_changed_and_the_structure_stays(ou
         assert second == 1
 
 
+@dataclass(frozen=True)
+class Answer:
+    scores: torch.Tensor
+    other: int
+
+
+@pytest.mark.parametrize(
+    ("output", "location"),
+    [
+        ((None, X), (1,)),
+        ({"mask": torch.ones(2, dtype=torch.bool), "inner": {"scores": X}}, ("inner", "scores")),
+        ([(None, X), X], (0, 1)),
+        (Answer(X, 1), ("scores",)),
+        ((torch.ones(2, dtype=torch.int64), None), (0,)),
+    ],
+)
+def test_the_stream_of_a_nested_output_is_its_first_floating_tensor(
+    output: Any, location: tuple[Any, ...]
+) -> None:
+    assert stream_in(output) == location
+    changed = on_stream(output, lambda tensor: tensor + 1)
+    assert torch.equal(entry_at(changed, location), entry_at(output, location) + 1)
+    assert type(changed) is type(output)
+
+
+def test_a_bypass_returns_records_that_are_read_in_every_way() -> None:
+    record = ["Output", [["hidden", "stream"], ["cache", {"argument": [1, "cache"]}], ["left", None]]]
+    made = Bypass((0, "x"), {"record": record})(X, cache="kept")
+    assert made.hidden is made[0] is made["hidden"] is X
+    assert (made.cache, made.left, list(made)) == ("kept", None, ["hidden", "cache"])
+
+
+@pytest.mark.parametrize("form", ["namedtuple", "dataclass"])
+def test_a_bypass_returns_results_with_named_fields(form: str) -> None:
+    made = Bypass((0, None), {form: ["Output", [["one", {"value": 3}], ["two", "stream"]]]})(X)
+    assert (type(made).__name__, made.one) == ("Output", 3)
+    assert made.two is X
+
+
+def test_a_bypass_that_is_called_without_its_stream_says_so() -> None:
+    with pytest.raises(TypeError, match="let its 'hidden' through"):
+        Bypass((1, "hidden"))(X)
+
+
 def test_an_output_without_a_place_for_tensors_is_refused() -> None:
     with pytest.raises(TypeError, match="returns str can't host"):
-        on_first_tensor("text", lambda tensor: tensor)
+        on_stream("text", lambda tensor: tensor)
 
 
 def test_the_hosted_class_of_a_class_is_made_once_and_is_a_subclass() -> None:
