@@ -45,7 +45,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("seed.culled", 1, facts.SeedCulled),
     Entry("seed.fossilized", 1, facts.SeedFossilized),
     Entry("clock.epoch_ended", 1, facts.EpochEnded),
-    Entry("clock.training_continued", 1, facts.TrainingContinued),
+    Entry("clock.training_continued", 2, facts.TrainingContinued),
     Entry("watch.opened", 1, facts.WatchOpened),
     Entry("watch.closed", 1, facts.WatchClosed),
     Entry("decision.received", 1, facts.DecisionReceived),
@@ -55,7 +55,15 @@ ENTRIES: tuple[Entry, ...] = (
 BY_CLASS: Mapping[type[Fact], Entry] = {entry.cls: entry for entry in ENTRIES}
 BY_NAME: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES}
 
-UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+
+def _with(**added: Json) -> Upcaster:
+    """Return an upcaster for fields that came with the next schema; each value says what was so before."""
+    return lambda body: {**body, **added}
+
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
+    ("clock.training_continued", 1): _with(moved=[]),
+}
 """``(name, old schema)`` to the function that yields the JSON of schema + 1."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
@@ -18,6 +18,7 @@ from esper_es.domain.facts import (
     TrainingContinued,
     WatchClosed,
 )
+from esper_es.domain.facts.clock import ASIDE
 from esper_es.domain.lifecycle import BLENDING, check_gate
 from esper_es.domain.policies import score
 from esper_es.domain.state import ModelState, Seed, Watch
@@ -91,8 +92,8 @@ def _judge(state: ModelState, watch: Watch) -> Verdict | None:
 
 def _against(state: ModelState, watch: Watch, observed: float, reached: float, reason: str) -> Verdict:
     """Roll back when the state before the surgery can be restored; otherwise only say so."""
-    subject = state.restorable.get(watch.subject_version)
-    exact = subject is not None and subject.capture in state.restorable
+    before = watch.subject_version - 1
+    exact = before in state.restorable
     closing = WatchClosed(
         subject_version=watch.subject_version,
         outcome="rolled_back" if exact else "failed_but_kept",
@@ -100,7 +101,7 @@ def _against(state: ModelState, watch: Watch, observed: float, reached: float, r
         score=reached,
         reason=reason if exact else f"{reason}; there is no capture from before it to go back to",
     )
-    return Verdict(closing, subject.capture if exact and subject is not None else None)
+    return Verdict(closing, before if exact else None)
 
 
 def tick_seeds(state: ModelState) -> tuple[Fact, ...]:
@@ -155,10 +156,19 @@ def mode_edits(state: ModelState, seed: Seed, stage: str) -> tuple[SetAttribute,
 
 
 def continue_training(state: ModelState, step: int) -> tuple[Fact, ...]:
-    """Say that training moved on from a version that is exact at its commit; otherwise nothing."""
-    if state.version not in state.restorable:
+    """Say that training moved on from a version that can be restored; otherwise nothing."""
+    if state.standing is None:
         return ()
     return (TrainingContinued(step=step),)
+
+
+def found_moved(state: ModelState, step: int, moved: Sequence[str]) -> tuple[Fact, ...]:
+    """Say which parts of a run were found to have moved without an optimizer step, where nobody said so yet."""
+    if step > state.step:
+        return continue_training(state, step)
+    if state.standing is None or (state.version not in state.restorable and set(moved) <= ASIDE):
+        return ()
+    return (TrainingContinued(step=step, moved=tuple(moved)),)
 
 
 def release_captures(state: ModelState) -> tuple[Fact, ...]:
@@ -168,11 +178,11 @@ def release_captures(state: ModelState) -> tuple[Fact, ...]:
         return ()
     birth = min(state.captures, default=None)
     needed = {
-        state.restorable[w.subject_version].capture
+        state.restorable[w.subject_version - 1].capture
         for w in state.lineage.watches
-        if w.subject_version in state.restorable
+        if w.subject_version - 1 in state.restorable
     }
-    head = state.restorable.get(state.version)
+    head = state.standing
     candidates = [v for v in sorted(state.captures) if v != birth and v not in needed]
     old = candidates[: max(len(candidates) - keep, 0)]
     surplus = [v for v in old if head is None or v != head.capture]

@@ -36,6 +36,7 @@ from esper_es.domain.facts import (
     WatchClosed,
     WatchOpened,
 )
+from esper_es.domain.standing import exact_after, restored, standing_at, standing_on, stands_exactly
 from esper_es.domain.state import CapturePoint, Lineage, ModelState, Restorable, Seed, Watch
 
 
@@ -61,11 +62,13 @@ def _folded(state: ModelState | None, envelope: Envelope) -> ModelState:
         return _registered(envelope, envelope.fact)
     if state is None:
         raise LedgerError(f"the log begins with {type(envelope.fact).__name__}, not with ModelRegistered")
+    unmoved = envelope.step == state.step
     moved = evolve(
         state,
         version=envelope.version,
         epoch=envelope.epoch,
         step=envelope.step,
+        standing=state.standing if unmoved else None,
         lineage=evolve(state.lineage, trained_steps=state.lineage.trained_steps + envelope.step - state.step),
     )
     try:
@@ -98,7 +101,8 @@ def _registered(envelope: Envelope, fact: ModelRegistered) -> ModelState:
 
 
 def _resumed(state: ModelState, fact: RunResumed) -> ModelState:
-    return _exact_with_previous(evolve(state, environment=fact.environment))
+    state = evolve(state, environment=fact.environment)
+    return state if state.standing is None else stands_exactly(state, state.standing)
 
 
 def _captured(state: ModelState, fact: StateCaptured) -> ModelState:
@@ -113,17 +117,23 @@ def _captured(state: ModelState, fact: StateCaptured) -> ModelState:
     )
     restorable = {**state.restorable, state.version: here}
     restorable.setdefault(fact.of_version, evolve(here, version=fact.of_version))
-    return evolve(state, captures={**state.captures, point.version: point}, restorable=restorable)
+    captures = {**state.captures, point.version: point}
+    return evolve(state, captures=captures, restorable=restorable, standing=here)
 
 
 def _released(state: ModelState, fact: CapturesReleased) -> ModelState:
     gone = set(fact.versions)
+    captures = {v: point for v, point in state.captures.items() if v not in gone}
+    restorable = {v: r for v, r in state.restorable.items() if r.capture not in gone}
+    for version, point in captures.items():
+        restorable.setdefault(point.of_version, evolve(restorable[version], version=point.of_version))
     kept = evolve(
         state,
-        captures={v: point for v, point in state.captures.items() if v not in gone},
-        restorable={v: r for v, r in state.restorable.items() if r.capture not in gone},
+        captures=captures,
+        restorable=restorable,
+        standing=None if state.standing is None or state.standing.capture in gone else state.standing,
     )
-    return _exact_with_previous(kept)
+    return standing_on(kept)
 
 
 def _structural(state: ModelState, fact: StructuralFact) -> ModelState:
@@ -135,20 +145,6 @@ def _structural(state: ModelState, fact: StructuralFact) -> ModelState:
         graph_depth=fact.effects.graph_depth,
     )
     return evolve(state, lineage=lineage)
-
-
-def _exact_after(state: ModelState, base_capture: int | None) -> ModelState:
-    """Mark this version as exact: the capture right before it plus its own edits."""
-    if base_capture is None:
-        return state
-    here = Restorable(
-        version=state.version,
-        capture=base_capture,
-        edits_of=(state.version,),
-        lineage=state.lineage,
-        epoch=state.epoch,
-    )
-    return evolve(state, restorable={**state.restorable, state.version: here})
 
 
 def _surgery_counted(state: ModelState) -> ModelState:
@@ -169,17 +165,16 @@ def _surgery(
         layers_added=state.lineage.layers_added + isinstance(fact, LayerAdded),
         layers_removed=state.lineage.layers_removed + isinstance(fact, LayerRemoved),
     )
-    return _exact_after(evolve(state, lineage=lineage), fact.base_capture)
+    return exact_after(evolve(state, lineage=lineage), fact)
 
 
 def _refused(state: ModelState, fact: SurgeryRefused) -> ModelState:
-    return state
+    return standing_on(state)
 
 
 def _planted(state: ModelState, fact: SeedPlanted) -> ModelState:
-    return _with_seed(
-        state, Seed(id=fact.seed, layer=fact.layer, stage=fact.stage, entered_epoch=state.epoch)
-    )
+    seed = Seed(id=fact.seed, layer=fact.layer, stage=fact.stage, entered_epoch=state.epoch)
+    return standing_on(_with_seed(state, seed))
 
 
 def _germinated(state: ModelState, fact: SeedGerminated) -> ModelState:
@@ -197,7 +192,7 @@ def _germinated(state: ModelState, fact: SeedGerminated) -> ModelState:
         alpha=0.0,
         schedule=None,
     )
-    return _exact_after(_with_seed(state, seed), fact.base_capture)
+    return exact_after(_with_seed(state, seed), fact)
 
 
 def _advanced(state: ModelState, fact: SeedAdvanced) -> ModelState:
@@ -206,14 +201,14 @@ def _advanced(state: ModelState, fact: SeedAdvanced) -> ModelState:
         seed = evolve(seed, schedule=fact.schedule, ramp_epoch=state.epoch)
     if state.lifecycle.initial == fact.stage:
         seed = evolve(seed, kernel=None, arguments={}, schedule=None)
-    return _with_seed(_edited(state, fact), seed)
+    return standing_on(_with_seed(_edited(state, fact), seed), fact)
 
 
 def _alpha_changed(state: ModelState, fact: AlphaChanged) -> ModelState:
     seed = evolve(state.seeds[fact.seed], alpha=fact.alpha)
     if fact.schedule is not None:
         seed = evolve(seed, schedule=fact.schedule, ramp_epoch=state.epoch)
-    return _with_seed(_edited(state, fact), seed)
+    return standing_on(_with_seed(_edited(state, fact), seed), fact)
 
 
 def _edited(state: ModelState, fact: SeedAdvanced | AlphaChanged) -> ModelState:
@@ -236,7 +231,7 @@ def _culled(state: ModelState, fact: SeedCulled) -> ModelState:
         alpha=0.0,
         schedule=None,
     )
-    return _exact_after(_with_seed(_structural(state, fact), seed), fact.base_capture)
+    return exact_after(_with_seed(_structural(state, fact), seed), fact)
 
 
 def _fossilized(state: ModelState, fact: SeedFossilized) -> ModelState:
@@ -247,12 +242,12 @@ def _fossilized(state: ModelState, fact: SeedFossilized) -> ModelState:
         path=fact.layer,
         schedule=None,
     )
-    return _exact_after(_with_seed(_structural(state, fact), seed), fact.base_capture)
+    return exact_after(_with_seed(_structural(state, fact), seed), fact)
 
 
 def _epoch_ended(state: ModelState, fact: EpochEnded) -> ModelState:
     lineage = evolve(state.lineage, metrics=fact.metrics, trained_epochs=state.lineage.trained_epochs + 1)
-    return evolve(state, epoch=fact.epoch, lineage=lineage)
+    return standing_on(evolve(state, epoch=fact.epoch, lineage=lineage))
 
 
 def _watch_opened(state: ModelState, fact: WatchOpened) -> ModelState:
@@ -266,54 +261,30 @@ def _watch_opened(state: ModelState, fact: WatchOpened) -> ModelState:
         until_epoch=fact.until_epoch,
     )
     lineage = evolve(state.lineage, watches=(*state.lineage.watches, watch))
-    return _exact_with_previous(evolve(state, lineage=lineage))
+    return standing_on(evolve(state, lineage=lineage))
 
 
 def _watch_closed(state: ModelState, fact: WatchClosed) -> ModelState:
     watches = tuple(w for w in state.lineage.watches if w.subject_version != fact.subject_version)
-    return evolve(state, lineage=evolve(state.lineage, watches=watches))
+    return standing_on(evolve(state, lineage=evolve(state.lineage, watches=watches)))
 
 
 def _rolled_back(state: ModelState, fact: RolledBack) -> ModelState:
-    return _restored(state, state.restorable[fact.to_version])
-
-
-def _restored(state: ModelState, source: Restorable) -> ModelState:
-    """Take the lineage back; moments of the log's own clock move along, for it never runs backwards."""
-    shift = state.epoch - source.epoch
-    lineage = evolve(
-        source.lineage,
-        seeds={
-            name: evolve(seed, entered_epoch=seed.entered_epoch + shift, ramp_epoch=seed.ramp_epoch + shift)
-            for name, seed in source.lineage.seeds.items()
-        },
-        watches=tuple(
-            evolve(watch, until_epoch=watch.until_epoch + shift) for watch in source.lineage.watches
-        ),
-    )
-    here = evolve(source, version=state.version, lineage=lineage, epoch=state.epoch)
-    return evolve(state, lineage=lineage, restorable={**state.restorable, state.version: here})
+    return restored(state, state.restorable[fact.to_version])
 
 
 def _decision_received(state: ModelState, fact: DecisionReceived) -> ModelState:
-    return state
+    return standing_on(state)
 
 
 def _decision_settled(state: ModelState, fact: DecisionSettled) -> ModelState:
-    return _exact_with_previous(state)
-
-
-def _exact_with_previous(state: ModelState) -> ModelState:
-    """Facts that are only ever committed together with the one before share its exactness."""
-    previous = state.restorable.get(state.version - 1)
-    if previous is None:
-        return state
-    here = evolve(previous, version=state.version, lineage=state.lineage)
-    return evolve(state, restorable={**state.restorable, state.version: here})
+    return standing_on(state)
 
 
 def _training_continued(state: ModelState, fact: TrainingContinued) -> ModelState:
-    return state
+    if state.standing is None or not fact.aside:
+        return evolve(state, standing=None)
+    return evolve(state, standing=standing_at(state, state.standing))
 
 
 def _with_seed(state: ModelState, seed: Seed) -> ModelState:

@@ -135,6 +135,8 @@ class ModelState:
         lineage: what a rollback takes back.
         captures: capture points by version, released ones left out.
         restorable: versions that can be restored exactly.
+        standing: how to get back what the run is now, its random generators and training flags aside; None once
+            it was trained or changed since. In ``restorable`` too, unless these moved.
         epoch: epochs that ended, never rewound.
         step: optimizer steps up to the last fact, never rewound.
         last_surgery_epoch: epoch of the last successful surgery.
@@ -153,6 +155,7 @@ class ModelState:
     lineage: Lineage
     captures: Mapping[int, CapturePoint] = field(factory=dict)
     restorable: Mapping[int, Restorable] = field(factory=dict)
+    standing: Restorable | None = None
     epoch: int = 0
     step: int = 0
     last_surgery_epoch: int | None = None

@@ -102,6 +102,7 @@ def register(
     state = folded(None, envelopes)
     log.append(envelopes)
     session = Session(log=log, vault=vault, live=live, examples=examples, state=state, publisher=publisher)
+    session.stand_at(state)
     publisher.publish(envelopes)
     return session
 
@@ -186,7 +187,7 @@ def resume(
         step=state.step,
     )
     resumed = RunResumed(environment=environment_of(live.module))
-    source = state.restorable.get(state.version)
+    source = state.standing
     if source is None:
         _fall_back(session, cause)
         session.commit((resumed,), cause)

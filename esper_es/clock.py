@@ -19,6 +19,7 @@ from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import LedgerError
 from esper_es.domain.facts import Fact
 from esper_es.domain.model import Moment, recorded
+from esper_es.noticing import compare, notice
 from esper_es.operations import check_structure, commit_edits
 from esper_es.restoring import roll_back
 from esper_es.retention import release_old_captures
@@ -60,6 +61,7 @@ def finish_epoch(session: Session, metrics: Mapping[str, float]) -> None:
         ConflictError, LedgerError, VaultError: if it can't be recorded; the run is as before.
     """
     ended = end_epoch(session.state, metrics, session.step)
+    notice(session)
     moment = Moment(at=now(), epoch=session.state.epoch, step=session.step)
     after, _ = recorded(session.state, (ended,), ENGINE, moment)
     verdicts = judge_watches(after)
@@ -97,7 +99,9 @@ def capture_now(session: Session, reason: str, cause: Cause) -> int:
         VaultError, LedgerError, ConflictError: if it can't be; the run is as before.
     """
     check_structure(session)
+    notice(session)
     captured = store_capture(session.live, session.vault, reason)
+    compare(session, captured)
     session.commit((evolve(captured, of_version=session.state.version),), cause)
     version = session.state.version
     release_old_captures(session)

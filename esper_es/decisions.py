@@ -6,6 +6,7 @@ from esper_es.domain.decisions import SEED_TYPES, AdaptationDecision
 from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused
 from esper_es.domain.facts import DecisionReceived, DecisionSettled
+from esper_es.noticing import notice
 from esper_es.operations import Request, Stopwatch, refuse
 from esper_es.result import SurgeryResult
 from esper_es.session import Session
@@ -18,6 +19,7 @@ def apply_decision(session: Session, surgeon: ModelSurgeon, decision: Adaptation
     Raises:
         UsageError: for a parameter that can never be right.
     """
+    notice(session)
     session.commit((DecisionReceived(decision=decision),), _cause(decision, None))
     cause = _cause(decision, session.state.version)
     if decision.adaptation_type in SEED_TYPES:

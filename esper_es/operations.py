@@ -22,6 +22,7 @@ from esper_es.domain.facts import AlphaChanged, Effects, Fact, SeedAdvanced, Sta
 from esper_es.domain.surgery_commands import Change
 from esper_es.effects import effects_of
 from esper_es.failpoints import reach
+from esper_es.noticing import compare, notice
 from esper_es.planning.scene import Plan, Planner, Scene
 from esper_es.projections.live import optimizer_state
 from esper_es.projections.live.apply import apply_edits
@@ -119,6 +120,7 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
         plan.facts(session.state, change)
     except Refused as refusal:
         return refuse(session, request, refusal, watch)
+    notice(session)
     capture = _captured(session, request, plan)
     watch.lap("capture")
     effects = evolve(effects, duration_ms=round(watch.total(), 3))
@@ -170,6 +172,7 @@ def check_structure(session: Session) -> None:
 
 def refuse(session: Session, request: Request, refusal: Refused, watch: Stopwatch) -> SurgeryResult:
     """Record a refusal and return it as a result."""
+    notice(session)
     fact = SurgeryRefused(
         operation=request.operation,
         target=request.target,
@@ -262,7 +265,9 @@ def _require_valid(verdicts: Sequence[ValidationResult]) -> None:
 def _captured(session: Session, request: Request, plan: Plan) -> StateCaptured | None:
     """Store the state before the change, and the tensors that it brings in."""
     if session.state.capture_policy.before_structural_change:
-        return store_capture(session.live, session.vault, f"before {request.operation}", plan.tensors)
+        captured = store_capture(session.live, session.vault, f"before {request.operation}", plan.tensors)
+        compare(session, captured)
+        return captured
     if plan.tensors:
         session.vault.put_tensors(dict(plan.tensors))
     return None

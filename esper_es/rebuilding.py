@@ -140,7 +140,7 @@ def _with_tensors(
 def _from_captures(
     state: ModelState, history: tuple[Envelope, ...], vault: AnyVault
 ) -> tuple[nn.Module, Replay]:
-    source = state.restorable.get(state.version)
+    source = state.restorable.get(state.version) or state.standing
     exactness = EXACT
     if source is None:
         exactness = STALE
@@ -159,7 +159,8 @@ def _from_captures(
 def with_captures_of(newest: ModelState, state: ModelState) -> ModelState:
     """Return the state at a version, which knows the captures made of it later, and not those given up since."""
     restorable = {v: r for v, r in newest.restorable.items() if v <= state.version}
-    return evolve(state, restorable=restorable, captures=newest.captures)
+    standing = state.standing if state.standing and state.standing.capture in newest.captures else None
+    return evolve(state, restorable=restorable, captures=newest.captures, standing=standing)
 
 
 def nearest_on_lineage(state: ModelState) -> Restorable | None:

@@ -16,6 +16,7 @@ from esper_es.domain.model import restorable
 from esper_es.domain.state import ModelState, Restorable
 from esper_es.failpoints import reach
 from esper_es.fingerprints import fingerprint, state_fingerprint
+from esper_es.noticing import compare, notice
 from esper_es.projections.live.apply import apply_edits
 from esper_es.projections.live.describe import describe
 from esper_es.projections.live.journal import Journal
@@ -89,9 +90,10 @@ def roll_back(
         MissingTensorError, IntegrityFailure, ReplayError, VaultError, LedgerError: if it can't be done; the run is
             as before.
     """
-    state = session.state
-    source = restorable(state, to_version)
+    source = restorable(session.state, to_version)
+    notice(session)
     capture = _capture_of_left_state(session) if capture_first else None
+    state = session.state
     base_version = None if capture is None else state.version + len(leading) + 1
     journal = Journal()
     version = state.version
@@ -117,7 +119,9 @@ def _capture_of_left_state(session: Session) -> StateCaptured | None:
             session.state.name,
         )
         return None
-    return store_capture(session.live, session.vault, "before rollback")
+    captured = store_capture(session.live, session.vault, "before rollback")
+    compare(session, captured)
+    return captured
 
 
 def _expected(session: Session, manifest: str) -> str | None:

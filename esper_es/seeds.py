@@ -14,6 +14,7 @@ from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.facts import Fact
 from esper_es.domain.state import ModelState, Seed
+from esper_es.noticing import notice
 from esper_es.operations import (
     Request,
     Stopwatch,
@@ -224,6 +225,7 @@ class Seeds:
             facts: tuple[Fact, ...] = command(self._session.state)
         except Refused as refusal:
             return refuse(self._session, request, refusal, watch)
+        notice(self._session)
         commit_edits(self._session, facts, request.cause)
         return SurgeryResult(
             success=True,

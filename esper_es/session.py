@@ -17,6 +17,7 @@ from esper_es.domain.state import ModelState
 from esper_es.example_inputs import ExampleInputs
 from esper_es.ledger.log import Log
 from esper_es.projections.live.live import Live
+from esper_es.projections.live.movement import Mark
 from esper_es.validators import SurgeryValidatorChain
 from esper_es.vault import AnyVault
 
@@ -64,6 +65,7 @@ class Session:
         validators: the chain that every structural change passes.
         step: optimizer steps taken, as the log counts them.
         unsettled: facts of an append of which it is not known whether it was committed.
+        mark: what the run was at the last commit, as long as its version can be restored.
         gradients: names of the parameters that a gradient reaches, by the fingerprint of the structure; of the
             last two structures only.
     """
@@ -77,6 +79,7 @@ class Session:
     validators: SurgeryValidatorChain = field(factory=SurgeryValidatorChain)
     step: int = 0
     unsettled: tuple[Envelope, ...] = ()
+    mark: Mark | None = None
     gradients: dict[str, frozenset[str]] = field(factory=dict)
 
     def commit(self, facts: Sequence[Fact], cause: Cause) -> None:
@@ -110,12 +113,14 @@ class Session:
         except BaseException as error:
             self._learn_outcome(after, error)
             raise
-        self._settle(after)
+        self.stand_at(after)
         return envelopes
 
-    def _settle(self, state: ModelState) -> None:
+    def stand_at(self, state: ModelState) -> None:
+        """Move the state on, and remember what the run is, to notice when it moves."""
         self.state = state
         self.unsettled = ()
+        self.mark = None if state.standing is None else Mark.of(self.live)
 
     def _learn_outcome(self, after: ModelState, error: BaseException) -> None:
         """Ask the log whether an append that ended in an error had got as far as its commit."""
@@ -127,7 +132,9 @@ class Session:
                 raise unknown from error
             logger.exception("%s", unknown)  # the error asks the process to stop, and is not to be replaced
             return
-        self._settle(after if recorded_all_the_same else self.state)
+        self.unsettled = ()
+        if recorded_all_the_same:
+            self.stand_at(after)
 
     def _require_settled(self) -> None:
         """Check that no earlier append is in doubt."""

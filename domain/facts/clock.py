@@ -26,10 +26,26 @@ class EpochEnded:
 
 @frozen(kw_only=True)
 class TrainingContinued:
-    """The first optimizer step after a version that can be restored exactly.
+    """The run moved on from a version that can be restored.
 
     It keeps versions unambiguous: the version before it means the state at its commit, this one the state
-    that training led to.
+    that was found afterwards.
+
+    Attributes:
+        step: how many optimizer steps the log has seen.
+        moved: empty for the first optimizer step. Otherwise the parts that were found changed without one, in
+            the order ``"module"``, ``"optimizer"``, ``"scheduler"``, ``"scaler"``, ``"modes"`` (training
+            flags), ``"generators"``.
     """
 
     step: int
+    moved: tuple[str, ...] = ()
+
+    @property
+    def aside(self) -> bool:
+        """Say whether only random generators or training flags moved, and no byte of what was learned."""
+        return bool(self.moved) and set(self.moved) <= ASIDE
+
+
+ASIDE = frozenset(("modes", "generators"))
+"""Parts of a run that evaluating it or drawing a batch moves."""

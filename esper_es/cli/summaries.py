@@ -153,6 +153,8 @@ def _epoch_ended(fact: EpochEnded) -> str:
 
 
 def _training_continued(fact: TrainingContinued) -> str:
+    if fact.moved:
+        return f"changed without an optimizer step: {', '.join(fact.moved)}"
     return f"training went on with step {fact.step}"
 
 

@@ -198,6 +198,10 @@ SUMMARIES_EXPECTED: list[tuple[Fact, str]] = [
     ),
     (TrainingContinued(step=13), "training went on with step 13"),
     (
+        TrainingContinued(step=13, moved=("module", "modes")),
+        "changed without an optimizer step: module, modes",
+    ),
+    (
         WatchOpened(
             subject_version=8,
             metric="acc",

@@ -208,7 +208,7 @@ SAMPLES: tuple[Fact, ...] = (
         base_capture=18,
     ),
     facts.EpochEnded(epoch=9, step=900, metrics={"val_acc": 0.90625, "loss": -1.5e-9}),
-    facts.TrainingContinued(step=901),
+    facts.TrainingContinued(step=901, moved=("module", "generators")),
     facts.WatchOpened(
         subject_version=5,
         metric="val_acc",

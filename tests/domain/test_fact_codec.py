@@ -20,6 +20,7 @@ from esper_es.domain.edits import EDIT_NAMES, Edit, SetAttribute
 from esper_es.domain.envelope import Envelope
 from esper_es.domain.errors import IntegrityFailure, LedgerError, UsageError
 from esper_es.domain.facts import (
+    CapturesReleased,
     EpochEnded,
     Fact,
     ModelRegistered,
@@ -34,6 +35,11 @@ from .strategies import envelopes
 
 EPOCH = EpochEnded(epoch=1, step=10, metrics={"val_acc": 0.5})
 REFUSED = SurgeryRefused(operation="add_layer", target="a", arguments={}, check="c", reason="r")
+
+
+def current_topic(fact: Fact) -> str:
+    entry = BY_CLASS[type(fact)]
+    return f"{entry.name}/{entry.schema}"
 
 
 def read(envelope: Envelope, topic: str, state: bytes) -> Envelope:
@@ -205,7 +211,7 @@ def test_a_missing_field_is_damage_even_if_it_has_a_default(fact: Fact) -> None:
         body = body_of(fact)
         del body["fact"][name]
         with pytest.raises(IntegrityFailure, match=rf"fact: .*missing \['{name}'\]"):
-            read_body(body, f"{BY_CLASS[type(fact)].name}/1")
+            read_body(body, current_topic(fact))
 
 
 @pytest.mark.parametrize("fact", SAMPLES, ids=lambda fact: type(fact).__name__)
@@ -213,7 +219,7 @@ def test_an_unknown_field_is_damage(fact: Fact) -> None:
     body = body_of(fact)
     body["fact"]["surprise"] = 1
     with pytest.raises(IntegrityFailure, match=r"fact: .*unknown \['surprise'\]"):
-        read_body(body, f"{BY_CLASS[type(fact)].name}/1")
+        read_body(body, current_topic(fact))
 
 
 def replaced(value: Json, path: tuple[str | int, ...], new: Json) -> Json:
@@ -289,8 +295,9 @@ def test_a_damaged_value_is_refused_naming_its_place(
     name: str, path: tuple[str | int, ...], new: Json, message: str
 ) -> None:
     sample = next(fact for fact in SAMPLES if BY_CLASS[type(fact)].name == name)
-    with pytest.raises(IntegrityFailure, match=rf"version 23 of model {MODEL} \({name}/1\): .*{message}"):
-        read_body(replaced(body_of(sample), path, new), f"{name}/1")
+    topic = current_topic(sample)
+    with pytest.raises(IntegrityFailure, match=rf"version 23 of model {MODEL} \({topic}\): .*{message}"):
+        read_body(replaced(body_of(sample), path, new), topic)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
@@ -304,7 +311,7 @@ def test_any_damage_is_an_error_of_this_package_or_harmless(sample: Fact, data: 
         at = at[path[-1]]
     new: Json = data.draw(st.sampled_from([None, True, -3, 0, 7, 0.5, "", "x", [], {}, [1], {"x": 1}]))
     try:
-        envelope = read_body(replaced(body, tuple(path), new), f"{BY_CLASS[type(sample)].name}/1")
+        envelope = read_body(replaced(body, tuple(path), new), current_topic(sample))
     except IntegrityFailure:
         return
     encode(envelope)
@@ -315,28 +322,28 @@ class TestUpcasting:
 
     @pytest.fixture(autouse=True)
     def _third_schema(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        entry = evolve(catalog.BY_NAME["clock.training_continued"], schema=3)
+        entry = evolve(catalog.BY_NAME["state.captures_released"], schema=3)
         monkeypatch.setattr(catalog, "BY_NAME", {**catalog.BY_NAME, entry.name: entry})
         upcasters = {
-            (entry.name, 1): lambda body: {"steps": body["count"]},
-            (entry.name, 2): lambda body: {"step": body["steps"]},
+            (entry.name, 1): lambda body: {"later": body["early"]},
+            (entry.name, 2): lambda body: {"versions": body["later"]},
         }
         monkeypatch.setattr(catalog, "UPCASTERS", upcasters)
 
     def test_every_step_is_taken(self) -> None:
-        body = {**body_of(TrainingContinued(step=1)), "fact": {"count": 7}}
-        assert read_body(body, "clock.training_continued/1").fact == TrainingContinued(step=7)
+        body = {**body_of(CapturesReleased(versions=(1,))), "fact": {"early": [7]}}
+        assert read_body(body, "state.captures_released/1").fact == CapturesReleased(versions=(7,))
 
     def test_a_row_of_the_middle_takes_the_rest_of_the_way(self) -> None:
-        body = {**body_of(TrainingContinued(step=1)), "fact": {"steps": 7}}
-        assert read_body(body, "clock.training_continued/2").fact == TrainingContinued(step=7)
+        body = {**body_of(CapturesReleased(versions=(1,))), "fact": {"later": [7]}}
+        assert read_body(body, "state.captures_released/2").fact == CapturesReleased(versions=(7,))
 
     def test_a_body_that_the_old_schema_never_had_is_damage(self) -> None:
-        body = {**body_of(TrainingContinued(step=1)), "fact": {"steps": 7}}
+        body = {**body_of(CapturesReleased(versions=(1,))), "fact": {"later": [7]}}
         with pytest.raises(IntegrityFailure, match="does not fit schema 1"):
-            read_body(body, "clock.training_continued/1")
+            read_body(body, "state.captures_released/1")
 
     def test_a_missing_upcaster_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(catalog, "UPCASTERS", {})
         with pytest.raises(LedgerError, match="no upcaster from version 1"):
-            read_body(body_of(TrainingContinued(step=1)), "clock.training_continued/1")
+            read_body(body_of(CapturesReleased(versions=(1,))), "state.captures_released/1")

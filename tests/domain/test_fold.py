@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from esper_es.domain import clock_commands
+from esper_es.domain import clock_commands, seed_commands
 from esper_es.domain.envelope import Envelope
 from esper_es.domain.errors import LedgerError, Refused, UsageError
 from esper_es.domain.facts import (
@@ -301,12 +301,16 @@ class TestRestorable:
         settled = log.record(DecisionSettled(decision_id="d", outcome="applied"))
         assert log.state.restorable[settled].capture == surgery - 1
 
-    def test_a_decision_settled_after_a_refusal_has_no_way_back(self) -> None:
+    def test_facts_that_move_no_byte_keep_the_way_back(self) -> None:
         log = Log.of()
-        log.capture()
+        capture = log.capture()
         log.record(DecisionReceived(decision=DECISION), REFUSED)
-        settled = log.record(DecisionSettled(decision_id="d-17", outcome="refused"))
-        assert settled not in log.state.restorable
+        log.record(DecisionSettled(decision_id="d-17", outcome="refused"))
+        log.record(*seed_commands.plant(log.state, "s", "first"))
+        log.record(clock_commands.end_epoch(log.state, {}, log.step))
+        versions = range(capture, log.state.version + 1)
+        assert {log.state.restorable[v].capture for v in versions} == {capture}
+        assert log.state.restorable[log.state.version].lineage == log.state.lineage
 
     def test_a_resumed_run_is_in_the_state_of_the_version_before(self) -> None:
         log = Log.of()
@@ -315,7 +319,7 @@ class TestRestorable:
         assert log.state.restorable[resumed].capture == capture
         assert log.state.environment.device == "cuda"
 
-    def test_an_epoch_is_not_restorable(self) -> None:
+    def test_an_epoch_of_training_is_not_restorable(self) -> None:
         log = Log.of()
         log.capture()
         log.epoch()
@@ -335,7 +339,79 @@ class TestRestorable:
         log.capture()
         before = log.state
         log.record(REFUSED)
-        assert log.state == evolve(before, version=before.version + 1)
+        after = log.state
+        assert after.lineage == before.lineage
+        assert (after.epoch, after.step, after.captures) == (before.epoch, before.step, before.captures)
+
+    def test_edits_without_a_capture_of_their_own_add_to_the_way_back(self) -> None:
+        log = Log.of(capture=CapturePolicy(before_structural_change=False))
+        capture = log.capture()
+        first, second = log.add_layer(capture=False), log.add_layer(capture=False)
+        assert (log.state.restorable[second].capture, log.state.restorable[second].edits_of) == (
+            capture,
+            (first, second),
+        )
+
+    def test_edits_after_training_without_a_capture_have_no_way_back(self) -> None:
+        log = Log.of(capture=CapturePolicy(before_structural_change=False))
+        log.capture()
+        log.train()
+        assert log.add_layer(capture=False) not in log.state.restorable
+
+    def test_a_version_captured_twice_survives_the_release_of_the_older_capture(self) -> None:
+        log = Log.of()
+        older = log.capture()
+        refused = log.record(REFUSED)
+        newer = log.capture()
+        log.record(CapturesReleased(versions=(older,)))
+        assert log.state.restorable[refused].capture == newer
+
+    def test_steps_that_no_fact_told_of_end_the_way_back(self) -> None:
+        log = Log.of()
+        log.capture()
+        log.step += 1
+        log.record(REFUSED)
+        assert (log.state.standing, log.state.version in log.state.restorable) == (None, False)
+
+
+class TestMovedWithoutAStep:
+    @pytest.mark.parametrize("moved", [("module",), ("optimizer", "generators"), ("scheduler",), ("scaler",)])
+    def test_what_was_learned_has_moved_on_for_good(self, moved: tuple[str, ...]) -> None:
+        log = Log.of()
+        log.capture()
+        log.record(*clock_commands.found_moved(log.state, log.step, moved))
+        assert (log.state.standing, log.state.version in log.state.restorable) == (None, False)
+
+    @pytest.mark.parametrize("moved", [("modes",), ("generators",), ("modes", "generators")])
+    def test_generators_and_flags_aside_the_run_still_stands_on_its_capture(
+        self, moved: tuple[str, ...]
+    ) -> None:
+        log = Log.of()
+        capture = log.capture()
+        log.record(*clock_commands.found_moved(log.state, log.step, moved))
+        planted = log.record(*seed_commands.plant(log.state, "s", "first"))
+        assert log.state.standing is not None
+        assert (log.state.standing.capture, log.state.standing.lineage) == (capture, log.state.lineage)
+        assert planted not in log.state.restorable
+
+    def test_a_run_resumed_there_is_what_its_capture_is(self) -> None:
+        log = Log.of()
+        log.capture()
+        log.record(*clock_commands.found_moved(log.state, log.step, ("generators",)))
+        assert log.record(RunResumed(environment=ENVIRONMENT)) in log.state.restorable
+
+    def test_it_is_said_once(self) -> None:
+        log = Log.of()
+        log.capture()
+        log.record(*clock_commands.found_moved(log.state, log.step, ("generators",)))
+        assert clock_commands.found_moved(log.state, log.step, ("modes",)) == ()
+        log.record(*clock_commands.found_moved(log.state, log.step, ("module",)))
+        assert clock_commands.found_moved(log.state, log.step, ("module",)) == ()
+
+    def test_a_step_that_could_not_be_recorded_in_time_is_told_as_a_step(self) -> None:
+        log = Log.of()
+        log.capture()
+        assert clock_commands.found_moved(log.state, 3, ("module",)) == (TrainingContinued(step=3),)
 
 
 class TestContinuedTraining:

@@ -59,6 +59,7 @@ def test_giving_captures_up_is_a_fact(engine: Engine) -> None:
 def test_a_version_whose_capture_was_given_up_is_refused(engine: Engine) -> None:
     run = attached(engine, NESTED_MLP, adam, capture=CapturePolicy(keep_last=1))
     first = run.capture()
+    train_run(run, NESTED_MLP)
     run.capture()
     assert run.rollback(first).check == "no_capture"
 

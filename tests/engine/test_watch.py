@@ -139,6 +139,7 @@ def test_without_a_capture_from_before_it_a_failing_surgery_is_kept_and_said_to_
         watch=WatchPolicy(metric="score"),
         capture=CapturePolicy(before_structural_change=False),
     )
+    train_run(run, NESTED_MLP)
     run.epoch_end({"score": 1.0})
     run.surgeon.modify_layer_width(layer_name="0", new_width=12)
     run.epoch_end({"score": 0.1})
