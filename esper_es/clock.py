@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from attrs import evolve
 
@@ -30,14 +29,6 @@ logger = logging.getLogger(__name__)
 ENGINE = Cause(actor="engine", reasoning="the clock")
 
 
-def count_steps(session: Session) -> Any:
-    """Count optimizer steps by a hook on the optimizer; return the hook's handle, or None without an optimizer."""
-    optimizer = session.live.optimizer
-    if optimizer is None:
-        return None
-    return optimizer.register_step_post_hook(lambda *_: count_step(session))
-
-
 def count_step(session: Session) -> None:
     """Count one optimizer step.
 
@@ -46,6 +37,7 @@ def count_step(session: Session) -> None:
     further step tries again, and the next operation raises.
     """
     session.step += 1
+    session.boundary.declare(session.live)
     facts = continue_training(session.state, session.step)
     try:
         session.commit(facts, ENGINE)

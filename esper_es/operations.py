@@ -114,7 +114,7 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
     watch = Stopwatch()
     check_structure(session)
     try:
-        check_legal_moment()
+        session.check_moment()
         plan, effects = _planned(session, request, planner, watch)
         change = Change(edits=plan.edits, effects=effects)
         plan.facts(session.state, change)
@@ -126,6 +126,7 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
     effects = evolve(effects, duration_ms=round(watch.total(), 3))
     facts = plan.facts(session.state, Change(edits=plan.edits, effects=effects, capture=capture))
     _apply_and_commit(session, request, plan, facts, watch)
+    session.boundary.renew(session.live)
     return SurgeryResult(
         success=True,
         operation=request.operation,
@@ -139,18 +140,6 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
 def _undo_version(session: Session, facts: Sequence[Fact]) -> int | None:
     bases = [base for fact in facts if (base := getattr(fact, "base_capture", None)) is not None]
     return bases[0] if bases else None
-
-
-def check_legal_moment() -> None:
-    """Check that no backward pass and no autocast region is under way.
-
-    Raises:
-        Refused: otherwise.
-    """
-    if torch._C._current_graph_task_id() != -1:
-        raise Refused("a backward pass is under way; change the model after optimizer.step()", "moment")
-    if torch.is_autocast_enabled("cpu") or (torch.cuda.is_available() and torch.is_autocast_enabled("cuda")):
-        raise Refused("an autocast region is open; change the model outside of it", "moment")
 
 
 def check_structure(session: Session) -> None:

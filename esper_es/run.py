@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import NoneType, TracebackType
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
 
 from torch import nn
 
-from esper_es.clock import capture_now, count_step, count_steps, finish_epoch
+from esper_es.clock import capture_now, count_step, finish_epoch
 from esper_es.decisions import apply_decision
+from esper_es.deferring import Deferrals, Deferred
 from esper_es.domain.architecture import Architecture
 from esper_es.domain.decisions import AdaptationDecision
 from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.state import ModelState
 from esper_es.fingerprints import fingerprint, state_fingerprint
-from esper_es.operations import Request, Stopwatch, check_legal_moment, refuse
+from esper_es.moment import check_not_running
+from esper_es.operations import Request, Stopwatch, refuse
 from esper_es.projections.metrics import SurgeryMetrics
 from esper_es.restoring import roll_back
 from esper_es.result import SurgeryResult
 from esper_es.seeds import Seeds
 from esper_es.session import Session
 from esper_es.surgeon import ModelSurgeon
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Run:
@@ -37,7 +42,18 @@ class Run:
         self.session = session
         self.surgeon = ModelSurgeon(session)
         self.seeds = Seeds(session)
-        self._steps = count_steps(session)
+        self._deferrals = Deferrals(session)
+        self._steps = None
+        if session.live.optimizer is not None:
+            session.boundary.declare(session.live)
+            self._steps = session.live.optimizer.register_step_post_hook(self._optimizer_stepped)
+
+    def _optimizer_stepped(self, *_: object) -> None:
+        """Count the step. A scheduler or scaler has its own part of the step still to do, so that only
+        ``step_end`` can say when that is over."""
+        count_step(self.session)
+        if self.session.live.scheduler is None and self.session.live.scaler is None:
+            self._deferrals.settle()
 
     @property
     def name(self) -> str:
@@ -85,12 +101,35 @@ class Run:
         return SurgeryMetrics.of(self.session.log.history(self.session.state.id))
 
     def step_end(self) -> None:
-        """Say that an optimizer step and ``zero_grad`` are over.
+        """Say that a training step is over: the optimizer's, the scheduler's and the scaler's.
 
-        Steps are counted by a hook on the optimizer; only a run without one counts them here.
+        What ``at_boundary`` deferred is carried out. Steps are counted by a hook on the optimizer; only a run
+        without one counts them here.
         """
         if self._steps is None:
             count_step(self.session)
+        self._deferrals.settle()
+
+    def at_boundary(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call something at the end of this training step, e.g. a surgery asked for while backward runs.
+
+        ``run.at_boundary(run.surgeon.modify_layer_width, layer_name="fc1", new_width=64)``. Calls are made in
+        order, by ``step_end`` or ``epoch_end``; or right after ``optimizer.step()``, where neither a scheduler
+        nor a scaler is attached. While gradients are being gathered they wait on. The log tells of them when
+        they happen.
+
+        Args:
+            call: what to call: a surgery, a seed's operation, ``rollback``, ``apply``.
+            *args: of it.
+            **kwargs: of it.
+
+        Returns:
+            A handle: ``.done``, ``.result`` (what the call returned), ``.cancel()``.
+
+        Raises:
+            UsageError: if ``call`` can't be called.
+        """
+        return self._deferrals.put(call, *args, **kwargs)
 
     def epoch_end(self, metrics: Mapping[str, float] | None = None) -> None:
         """Say that an epoch is over: seeds move on, surgeries on trial are judged, the capture policy acts.
@@ -106,6 +145,7 @@ class Run:
         if not isinstance(metrics, (Mapping, NoneType)):
             raise UsageError(f"epoch_end takes metrics by name, e.g. {{'val_acc': 0.93}}; got {metrics!r}")
         finish_epoch(self.session, dict(metrics or {}))
+        self._deferrals.settle()
 
     def capture(self, *, reason: str = "asked", cause: Cause | None = None) -> int:
         """Store the whole state of the run; return the version to roll back to.
@@ -139,7 +179,7 @@ class Run:
         watch = Stopwatch()
         from_version = self.version
         try:
-            check_legal_moment()
+            check_not_running(self.model)
             roll_back(self.session, to_version, cause, trigger="asked", reason=reason)
         except Refused as refusal:
             return refuse(self.session, request, refusal, watch)
@@ -168,7 +208,8 @@ class Run:
         return self.apply(decision)
 
     def close(self) -> None:
-        """Stop counting steps. The log and the model stay as they are."""
+        """Stop counting steps; what is still deferred is cancelled. The log and the model stay as they are."""
+        self._deferrals.cancel()
         if self._steps is not None:
             self._steps.remove()
             self._steps = None

@@ -19,7 +19,6 @@ from esper_es.operations import (
     Request,
     Stopwatch,
     arguments_as_json,
-    check_legal_moment,
     commit_edits,
     perform,
     refuse,
@@ -221,7 +220,7 @@ class Seeds:
         request = self._request(operation, seed, arguments, cause)
         watch = Stopwatch()
         try:
-            check_legal_moment()
+            self._session.check_moment()
             facts: tuple[Fact, ...] = command(self._session.state)
         except Refused as refusal:
             return refuse(self._session, request, refusal, watch)

@@ -16,6 +16,7 @@ from esper_es.domain.model import Moment, recorded
 from esper_es.domain.state import ModelState
 from esper_es.example_inputs import ExampleInputs
 from esper_es.ledger.log import Log
+from esper_es.moment import Boundary, check_not_running
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.movement import Mark
 from esper_es.validators import SurgeryValidatorChain
@@ -68,6 +69,7 @@ class Session:
         mark: what the run was at the last commit, as long as its version can be restored.
         gradients: names of the parameters that a gradient reaches, by the fingerprint of the structure; of the
             last two structures only.
+        boundary: the end of the last training step.
     """
 
     log: Log
@@ -81,6 +83,16 @@ class Session:
     unsettled: tuple[Envelope, ...] = ()
     mark: Mark | None = None
     gradients: dict[str, frozenset[str]] = field(factory=dict)
+    boundary: Boundary = field(factory=Boundary)
+
+    def check_moment(self) -> None:
+        """Check that the model may be changed now.
+
+        Raises:
+            Refused: saying what is under way.
+        """
+        check_not_running(self.live.module)
+        self.boundary.check(self.live)
 
     def commit(self, facts: Sequence[Fact], cause: Cause) -> None:
         """Append facts to the log, move the state on, and tell subscribers.

@@ -92,13 +92,13 @@ def test_an_old_loss_may_be_alive_during_a_rollback(engine: Engine) -> None:
     train_run(run, NESTED_MLP, 2)
 
 
-def test_gradients_that_wait_to_be_accumulated_are_resized_along(engine: Engine) -> None:
-    run = attached(engine, NESTED_MLP, adam)
+def test_gradients_that_nobody_said_a_step_would_use_are_resized_along(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
     gradients(run.model, NESTED_MLP.batch())
     weight = run.model.get_parameter("0.weight")
     assert weight.grad is not None
     waiting = weight.grad.clone()
-    run.surgeon.modify_layer_width(layer_name="0", new_width=12)
+    assert run.surgeon.modify_layer_width(layer_name="0", new_width=12).success
     assert torch.equal(weight.grad[:8], waiting)
     assert not weight.grad[8:].any()
     gradients(run.model, NESTED_MLP.batch())

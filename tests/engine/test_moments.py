@@ -1,4 +1,4 @@
-"""The legal moment for a change: not in a backward pass, not under autocast; inference mode does no harm."""
+"""The legal moment for a change: between two training steps; inference mode does no harm."""
 
 from __future__ import annotations
 
