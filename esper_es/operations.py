@@ -22,6 +22,7 @@ from esper_es.domain.facts import AlphaChanged, Effects, Fact, SeedAdvanced, Sta
 from esper_es.domain.surgery_commands import Change
 from esper_es.effects import effects_of
 from esper_es.failpoints import reach
+from esper_es.following import check_followers
 from esper_es.noticing import compare, notice
 from esper_es.planning.scene import Plan, Planner, Scene
 from esper_es.projections.live import optimizer_state
@@ -113,6 +114,7 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
     """
     watch = Stopwatch()
     check_structure(session)
+    check_followers(session)
     try:
         session.check_moment()
         plan, effects = _planned(session, request, planner, watch)
@@ -286,8 +288,10 @@ def commit_edits(session: Session, facts: Sequence[Fact], cause: Cause) -> None:
     """Commit facts that change no structure, after applying their edits; if either fails, neither happened.
 
     Raises:
+        UsageError: if an average that follows the model was changed by itself.
         ConflictError, LedgerError: if they can't be recorded; the model is as before.
     """
+    check_followers(session)
     journal = Journal()
     version = session.state.version
     try:

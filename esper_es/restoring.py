@@ -47,10 +47,17 @@ def restore_live(session: Session, state: ModelState, source: Restorable, journa
     before = source.lineage.edits_of
     if source.edits_of:
         before = before[: -len(source.edits_of)]
-    target = blank_module(state, inherited_edits(history), edits, before)
+    followers = session.live.followers
+    target, *others = (
+        blank_module(state, inherited_edits(history), edits, before) for _ in range(1 + len(followers))
+    )
     reach("restore.loaded")
     realign(session.live.module, target, journal)
     put_back(session.live, capture.document, tensors, journal)
+    for follower, other in zip(followers, others, strict=True):
+        with follower.staying_frozen(journal):
+            realign(follower.module, other, journal)
+        follower.restart(session.live.module, journal)
     for version in source.edits_of:
         apply_edits(session.live, edits[version], Recorded(session.vault), journal)
     _drop_gradients(session, journal)

@@ -17,6 +17,7 @@ from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.state import ModelState
 from esper_es.fingerprints import fingerprint, state_fingerprint
+from esper_es.following import follow, unfollow
 from esper_es.moment import check_not_running
 from esper_es.operations import Request, Stopwatch, refuse
 from esper_es.projections.metrics import SurgeryMetrics
@@ -191,6 +192,31 @@ class Run:
             undo_version=self.version - 1,
             timings_ms={"total": watch.total()},
         )
+
+    def follow(self, average: nn.Module) -> None:
+        """Change an average of the model (EMA, SWA) along with it from now on.
+
+        Every change of structure is made in both or in neither. Entries that stay keep what the average has
+        gathered; new ones begin with the bytes that the model's begin with. A rollback goes back to before
+        things that were averaged: the average starts anew from the restored model (and an ``AveragedModel``
+        counts its updates from 0 again).
+
+        Args:
+            average: a ``torch.optim.swa_utils.AveragedModel``, a deep copy of the model, or anything that holds
+                one as its child ``module``.
+
+        Raises:
+            UsageError: if its structure differs from the model's, or it shares tensors with it.
+        """
+        follow(self.session, average)
+
+    def unfollow(self, average: nn.Module) -> None:
+        """Leave an average as it is from now on.
+
+        Raises:
+            UsageError: if it is not followed.
+        """
+        unfollow(self.session, average)
 
     def apply(self, decision: AdaptationDecision) -> SurgeryResult:
         """Carry out a decision; it, what it led to, and what came of it are facts with its id.

@@ -44,17 +44,25 @@ class Site:
 
 
 def apply_edits(live: Live, edits: Iterable[Edit], material: Material, journal: Journal) -> None:
-    """Apply edits in place, in order.
+    """Apply edits in place, in order, to the module and then to its followers.
 
-    If one fails, the caller undoes the journal.
+    New tensors and new entries begin with the same bytes in a follower; entries that stay keep what it has averaged.
+    If an edit fails, the caller undoes the journal.
 
     Raises:
         KeyError: when an edit names something that is not there.
     """
-    site = Site(live, material, journal)
+    steps = tuple(edits)
     with torch.inference_mode(mode=False), torch.no_grad():
-        for edit in edits:
-            _STEPS[type(edit)](site, edit)
+        _apply(Site(live, material, journal), steps)
+        for follower in live.followers:
+            with follower.staying_frozen(journal):
+                _apply(Site(Live(follower.module), material, journal), steps)
+
+
+def _apply(site: Site, edits: Iterable[Edit]) -> None:
+    for edit in edits:
+        _STEPS[type(edit)](site, edit)
 
 
 def _add(site: Site, edit: AddModule) -> None:
