@@ -37,6 +37,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("surgery.layer_removed", 1, facts.LayerRemoved),
     Entry("surgery.layer_width_modified", 1, facts.LayerWidthModified),
     Entry("surgery.skip_connection_added", 1, facts.SkipConnectionAdded),
+    Entry("surgery.skip_connection_removed", 1, facts.SkipConnectionRemoved),
     Entry("surgery.refused", 1, facts.SurgeryRefused),
     Entry("seed.planted", 1, facts.SeedPlanted),
     Entry("seed.germinated", 1, facts.SeedGerminated),

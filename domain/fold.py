@@ -29,6 +29,7 @@ from esper_es.domain.facts import (
     SeedGerminated,
     SeedPlanted,
     SkipConnectionAdded,
+    SkipConnectionRemoved,
     StateCaptured,
     StructuralFact,
     SurgeryRefused,
@@ -157,7 +158,8 @@ def _surgery_counted(state: ModelState) -> ModelState:
 
 
 def _surgery(
-    state: ModelState, fact: LayerAdded | LayerRemoved | LayerWidthModified | SkipConnectionAdded
+    state: ModelState,
+    fact: LayerAdded | LayerRemoved | LayerWidthModified | SkipConnectionAdded | SkipConnectionRemoved,
 ) -> ModelState:
     state = _surgery_counted(_structural(state, fact))
     lineage = evolve(
@@ -300,6 +302,7 @@ _FOLDS: dict[type, Callable[[ModelState, Any], ModelState]] = {
     LayerRemoved: _surgery,
     LayerWidthModified: _surgery,
     SkipConnectionAdded: _surgery,
+    SkipConnectionRemoved: _surgery,
     SurgeryRefused: _refused,
     SeedPlanted: _planted,
     SeedGerminated: _germinated,

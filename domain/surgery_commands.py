@@ -15,6 +15,7 @@ from esper_es.domain.facts import (
     LayerRemoved,
     LayerWidthModified,
     SkipConnectionAdded,
+    SkipConnectionRemoved,
     StateCaptured,
     WatchOpened,
 )
@@ -158,6 +159,27 @@ def add_skip_connection(
         connection_type=connection_type,
         connection_id=connection_id,
         projection=projection,
+        edits=change.edits,
+        effects=change.effects,
+        base_capture=change.base_capture(state),
+    )
+    return _with_watch(state, change.facts(state, fact))
+
+
+def remove_skip_connection(
+    state: ModelState, change: Change, *, from_layer: str, to_layer: str, connection_id: str
+) -> tuple[Fact, ...]:
+    """Take a skip connection away again.
+
+    Raises:
+        Refused: when a constraint forbids it.
+    """
+    rules.check_frequency(state)
+    rules.resulting(state, change.edits, change.effects)
+    fact = SkipConnectionRemoved(
+        from_layer=from_layer,
+        to_layer=to_layer,
+        connection_id=connection_id,
         edits=change.edits,
         effects=change.effects,
         base_capture=change.base_capture(state),

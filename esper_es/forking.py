@@ -17,6 +17,7 @@ from esper_es.domain.facts import (
     LayerRemoved,
     LayerWidthModified,
     ModelRegistered,
+    SkipConnectionRemoved,
     StateCaptured,
 )
 from esper_es.domain.state import ModelState
@@ -128,6 +129,14 @@ def _plan_of(fact: Surgery) -> tuple[str, str, Plan]:
             kept_units=fact.kept_units,
         )
         return "modify_layer_width", fact.layer_name, Plan(edits=(), facts=resize)
+    if isinstance(fact, SkipConnectionRemoved):
+        part = partial(
+            surgery_commands.remove_skip_connection,
+            from_layer=fact.from_layer,
+            to_layer=fact.to_layer,
+            connection_id=fact.connection_id,
+        )
+        return "remove_skip_connection", fact.to_layer, Plan(edits=(), facts=part)
     skip = partial(
         surgery_commands.add_skip_connection,
         from_layer=fact.from_layer,

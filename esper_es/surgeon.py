@@ -17,7 +17,7 @@ from esper_es.planning.insertion import plan_add_layer
 from esper_es.planning.provenance import traced
 from esper_es.planning.removal import plan_remove_layer
 from esper_es.planning.scene import Planner
-from esper_es.planning.skip import plan_add_skip_connection
+from esper_es.planning.skip import plan_add_skip_connection, plan_remove_skip_connection
 from esper_es.planning.unit_importance import l2_importance
 from esper_es.planning.width import Importance, plan_modify_layer_width
 from esper_es.result import SurgeryResult
@@ -181,6 +181,30 @@ class ModelSurgeon:
             connection_type=connection_type,
         )
         return self._perform(model, "add_skip_connection", to_layer, arguments, cause, planner)
+
+    def remove_skip_connection(
+        self,
+        model: nn.Module | None = None,
+        from_layer: str = "",
+        to_layer: str = "",
+        *,
+        cause: Cause | None = None,
+    ) -> SurgeryResult:
+        """Take a skip connection away again, with the projection that it runs through.
+
+        Args:
+            model: only for a surgeon without a run.
+            from_layer: path of the earlier layer.
+            to_layer: path of the later layer.
+            cause: who and why.
+
+        Raises:
+            UsageError: for misuse of the API; where there is no such connection, the result says so.
+        """
+        planner = partial(plan_remove_skip_connection, from_layer=from_layer, to_layer=to_layer)
+        return self._perform(
+            model, "remove_skip_connection", to_layer, {"from_layer": from_layer}, cause, planner
+        )
 
     def trace(self, model: nn.Module | None = None) -> Trace:
         """Trace which channel feeds which, on a copy of the model."""

@@ -22,6 +22,7 @@ from esper_es.domain.facts import (
     SeedGerminated,
     SeedPlanted,
     SkipConnectionAdded,
+    SkipConnectionRemoved,
     SurgeryRefused,
     WatchClosed,
 )
@@ -57,6 +58,8 @@ def headline(fact: Fact) -> str | None:
             return f"[bold]layer {fact.layer_name}: width {fact.old_width} to {fact.new_width}[/bold]"
         case SkipConnectionAdded():
             return f"[bold]skip connection from {fact.from_layer} to {fact.to_layer}[/bold]"
+        case SkipConnectionRemoved():
+            return f"[bold]no skip connection from {fact.from_layer} to {fact.to_layer} any more[/bold]"
         case SurgeryRefused():
             return f"[yellow]{fact.operation} {fact.target} refused: {fact.reason}[/yellow]"
         case WatchClosed(outcome="kept"):

@@ -14,18 +14,20 @@ from esper_es.domain.facts import (
     LayerWidthModified,
     RolledBack,
     SkipConnectionAdded,
+    SkipConnectionRemoved,
     SurgeryRefused,
     WatchClosed,
     WatchOpened,
 )
 
-Surgery = LayerAdded | LayerRemoved | LayerWidthModified | SkipConnectionAdded
+Surgery = LayerAdded | LayerRemoved | LayerWidthModified | SkipConnectionAdded | SkipConnectionRemoved
 
 OPERATIONS: dict[type, str] = {
     LayerAdded: "add_layer",
     LayerRemoved: "remove_layer",
     LayerWidthModified: "modify_layer_width",
     SkipConnectionAdded: "add_skip_connection",
+    SkipConnectionRemoved: "remove_skip_connection",
 }
 
 

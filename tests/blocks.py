@@ -125,7 +125,7 @@ MODELS = (
 )  # fmt: skip
 
 for _model in MODELS:
-    blueprint(f"tests/{_model.name}")(_model.build)
+    blueprint(f"tests/blocks/{_model.name}")(_model.build)
 
 
 def every_part() -> Iterator[Any]:
@@ -145,7 +145,11 @@ def attached_blocks(engine: Engine, model: Blocks) -> tuple[Run, dict[str, Tenso
     inputs = model.inputs()
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     run = engine.attach(
-        module, name="model", example_inputs=inputs, optimizer=optimizer, blueprint=f"tests/{model.name}"
+        module,
+        name="model",
+        example_inputs=inputs,
+        optimizer=optimizer,
+        blueprint=f"tests/blocks/{model.name}",
     )
     return run, inputs
 

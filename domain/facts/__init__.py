@@ -26,6 +26,7 @@ from esper_es.domain.facts.surgery import (
     LayerRemoved,
     LayerWidthModified,
     SkipConnectionAdded,
+    SkipConnectionRemoved,
     SurgeryRefused,
 )
 from esper_es.domain.facts.watch import WatchClosed, WatchOpened
@@ -53,6 +54,7 @@ __all__ = [
     "SeedGerminated",
     "SeedPlanted",
     "SkipConnectionAdded",
+    "SkipConnectionRemoved",
     "StateCaptured",
     "StructuralFact",
     "SurgeryRefused",
@@ -66,6 +68,7 @@ StructuralFact = (
     | LayerRemoved
     | LayerWidthModified
     | SkipConnectionAdded
+    | SkipConnectionRemoved
     | SeedGerminated
     | SeedCulled
     | SeedFossilized
@@ -84,6 +87,7 @@ Fact = (
     | LayerRemoved
     | LayerWidthModified
     | SkipConnectionAdded
+    | SkipConnectionRemoved
     | SurgeryRefused
     | SeedPlanted
     | SeedGerminated

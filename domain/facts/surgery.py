@@ -67,6 +67,18 @@ class SkipConnectionAdded:
 
 
 @frozen(kw_only=True)
+class SkipConnectionRemoved:
+    """The output of one layer no longer joins the output of a later one; the projection between them went too."""
+
+    from_layer: str
+    to_layer: str
+    connection_id: str
+    edits: tuple[Edit, ...]
+    effects: Effects
+    base_capture: int | None
+
+
+@frozen(kw_only=True)
 class SurgeryRefused:
     """An operation on the model was refused or failed; nothing changed.
 

@@ -27,6 +27,7 @@ from esper_es.domain.facts import (
     SeedGerminated,
     SeedPlanted,
     SkipConnectionAdded,
+    SkipConnectionRemoved,
     StateCaptured,
     SurgeryRefused,
     TrainingContinued,
@@ -115,6 +116,10 @@ def _skip_added(fact: SkipConnectionAdded) -> str:
     return f"{what}: {_growth(fact.effects)}"
 
 
+def _skip_removed(fact: SkipConnectionRemoved) -> str:
+    return f"parted {place(fact.from_layer)} from {place(fact.to_layer)}: {_growth(fact.effects)}"
+
+
 def _refused(fact: SurgeryRefused) -> str:
     return f"refused {fact.operation} on {place(fact.target)} by {fact.check}: {fact.reason}"
 
@@ -187,6 +192,7 @@ SUMMARIES: Final[Mapping[type, Callable[[Any], str]]] = {
     LayerRemoved: _layer_removed,
     LayerWidthModified: _width_modified,
     SkipConnectionAdded: _skip_added,
+    SkipConnectionRemoved: _skip_removed,
     SurgeryRefused: _refused,
     SeedPlanted: _planted,
     SeedGerminated: _germinated,

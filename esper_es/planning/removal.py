@@ -46,6 +46,7 @@ def plan_remove_layer(
     rules.check_layers_removed(scene.state)
     scene.require_layer(layer_name)
     scene.require_outside_seeds(layer_name, slot_too=True)
+    _require_no_seed_inside(scene, layer_name)
     _require_unshared(scene, layer_name)
     first = scene.observe(take=[layer_name])
     observations = [first, *(observe(scene.shadow, batch, take=[layer_name]) for batch in calibration)]
@@ -83,6 +84,17 @@ def _plan(
     )
 
 
+def _require_no_seed_inside(scene: Scene, path: str) -> None:
+    """A seed on the layer itself keeps its place, for something will stand there; one inside would lose it."""
+    for seed in scene.seeds_on(path):
+        if seed.layer != path:
+            raise Refused(
+                f"seed {seed.id!r} ({seed.stage}) stands on {seed.layer!r}, which would go with {path!r}; remove "
+                "the layers around it instead",
+                "seed",
+            )
+
+
 def _require_unshared(scene: Scene, path: str) -> None:
     architecture = scene.state.architecture
     inside = set(architecture.descendants(path))
@@ -111,9 +123,10 @@ def _direct_edits(scene: Scene, observation: Observation, path: str, stream: Str
     """Return the edits that remove a layer one of whose arguments can take the place of its result."""
     architecture = scene.state.architecture
     running = [c for c in architecture.connections if c.via == path]
-    if running and not architecture.acting_on(path):
+    is_a_place = architecture.acting_on(path) or scene.seeds_on(path)
+    if running and not is_a_place:
         return (*(Disconnect(c.id) for c in running), RemoveModule(path))
-    if _is_only_run_in_order(scene, observation, path) and not architecture.acting_on(path):
+    if _is_only_run_in_order(scene, observation, path) and not is_a_place:
         return (RemoveModule(path),)
     bypass = stand_in(observation, scene.require_layer(path), path, stream, None)
     require_unmissed(scene, observation, path, bypass)

@@ -15,7 +15,8 @@ from esper_es.domain.architecture import Architecture, relative_path
 from esper_es.domain.edits import Edit, Fill, Initial
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.facts import Fact
-from esper_es.domain.state import ModelState
+from esper_es.domain.lifecycle import PERMANENT
+from esper_es.domain.state import ModelState, Seed
 from esper_es.domain.surgery_commands import Change
 from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.observation import Observation, observe
@@ -70,6 +71,15 @@ class Scene:
             close = difflib.get_close_matches(path, known, 3) or known[:8]
             raise Refused(f"there is no layer {path!r}; there are e.g. {', '.join(close)}", "unknown_layer")
         return self.live.module.get_submodule(path)
+
+    def seeds_on(self, path: str) -> tuple[Seed, ...]:
+        """Return the seeds that stand, or may grow again, on the module at ``path`` or inside it."""
+        return tuple(
+            seed
+            for seed in self.state.seeds.values()
+            if relative_path(seed.layer, path) is not None
+            and self.state.lifecycle.mode(seed.stage) != PERMANENT
+        )
 
     def require_outside_seeds(self, path: str, *, slot_too: bool) -> None:
         """Check that a surgery at ``path`` does not reach into a seed that is alive.

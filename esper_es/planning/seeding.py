@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attrs import evolve
+
 from esper_es.domain import seed_commands
-from esper_es.domain.architecture import join_path
+from esper_es.domain.architecture import Architecture, Connection, join_path, relative_path, split_path
 from esper_es.domain.canonical import Json
-from esper_es.domain.edits import Disconnect, Edit, Fill, Initial, RemoveModule, ReplaceModule, ScaleTensor
+from esper_es.domain.edits import (
+    Connect,
+    Disconnect,
+    Edit,
+    Fill,
+    Initial,
+    RemoveModule,
+    ReplaceModule,
+    ScaleTensor,
+)
 from esper_es.domain.errors import Refused
 from esper_es.domain.lifecycle import INCUBATING
 from esper_es.domain.state import Seed
@@ -122,9 +133,44 @@ def _folding(scene: Scene, seed: Seed, outputs: tuple[str, ...]) -> tuple[Edit, 
 
 
 def _removal(scene: Scene, seed: Seed) -> tuple[Edit, ...]:
+    """Return the edits that take a seed's slot out; skips that end in it end in what runs before it instead.
+
+    Those that end inside the slot go with it.
+    """
     path = _path(seed)
-    running = [c for c in scene.state.architecture.connections if c.via == path]
-    return (*(Disconnect(c.id) for c in running), RemoveModule(path))
+    connections = scene.state.architecture.connections
+    ending = [c for c in connections if c.via != path and (_lies(c.source, path) or _lies(c.target, path))]
+    moved = [skip for c in ending if (skip := _moved(scene, c, path)) is not None]
+    kept = {skip.id for skip in moved}
+    lost = [c.via for c in ending if c.id not in kept and c.via is not None and not _lies(c.via, path)]
+    return (
+        *(Disconnect(c.id) for c in connections if c.via == path or c in ending),
+        RemoveModule(path),
+        *(RemoveModule(projection) for projection in lost),
+        *(Connect(skip) for skip in moved),
+    )
+
+
+def _lies(path: str, root: str) -> bool:
+    return relative_path(path, root) is not None
+
+
+def _moved(scene: Scene, skip: Connection, slot: str) -> Connection | None:
+    """Return a skip connection that ends in a slot as one that ends in what runs before the slot, if it can."""
+    before = _before(scene.state.architecture, slot)
+    ends = [before if end == slot else end for end in (skip.source, skip.target)]
+    inside = any(_lies(end, slot) for end in ends) or (skip.via is not None and _lies(skip.via, slot))
+    return None if inside or ends[0] == ends[1] else evolve(skip, source=ends[0], target=ends[1])
+
+
+def _before(architecture: Architecture, slot: str) -> str:
+    """Return the path of the module whose output a slot takes."""
+    for connection in architecture.connections:
+        if connection.via == slot:
+            return connection.source
+    parent, name = split_path(slot)
+    siblings = architecture.nodes[parent].children
+    return join_path(parent, siblings[siblings.index(name) - 1])
 
 
 def _path(seed: Seed) -> str:

@@ -1,4 +1,4 @@
-"""Planning ``add_skip_connection``."""
+"""Planning ``add_skip_connection`` and ``remove_skip_connection``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from esper_es.domain import rules
 from esper_es.domain.architecture import Connection, join_path
-from esper_es.domain.edits import AddModule, Connect, Edit, Fill
+from esper_es.domain.edits import AddModule, Connect, Disconnect, Edit, Fill, RemoveModule
 from esper_es.domain.errors import Refused, UsageError
-from esper_es.domain.surgery_commands import add_skip_connection
+from esper_es.domain.surgery_commands import add_skip_connection, remove_skip_connection
 from esper_es.planning.adapters import adapter, spatial_dims
 from esper_es.planning.observation import Call, Observation
 from esper_es.planning.placement import next_order, owner_of, require_free
@@ -111,3 +111,53 @@ def _projection(
     new = new_module(layer, fragment_of(layer), seed, fills, given=False)
     add = AddModule(path, new.fragment, None, new.initial, like=target.path)
     return (add,), new.tensors, path
+
+
+def plan_remove_skip_connection(scene: Scene, *, from_layer: str, to_layer: str) -> Plan:
+    """Take a skip connection away again, and the projection that it runs through.
+
+    Raises:
+        Refused: if there is none, or something was built upon its projection.
+    """
+    rules.check_frequency(scene.state)
+    skip = _skip_between(scene, from_layer, to_layer)
+    edits: tuple[Edit, ...] = (Disconnect(skip.id),)
+    if skip.via is not None:
+        _require_unused(scene, skip.via, skip)
+        edits = (*edits, RemoveModule(skip.via))
+    return Plan(
+        edits=edits,
+        details={"from_layer": from_layer, "to_layer": to_layer, "connection_id": skip.id},
+        facts=partial(
+            remove_skip_connection, from_layer=from_layer, to_layer=to_layer, connection_id=skip.id
+        ),
+    )
+
+
+def _skip_between(scene: Scene, from_layer: str, to_layer: str) -> Connection:
+    skips = scene.state.architecture.skips()
+    for skip in skips:
+        if (skip.source, skip.target) == (from_layer, to_layer):
+            return skip
+    known = ", ".join(f"{c.source!r} to {c.target!r}" for c in skips) or "none"
+    raise Refused(
+        f"there is no skip connection from {from_layer!r} to {to_layer!r}; there are: {known}",
+        "unknown_connection",
+    )
+
+
+def _require_unused(scene: Scene, projection: str, skip: Connection) -> None:
+    architecture = scene.state.architecture
+    parts = set(architecture.descendants(projection))
+    users = [c for c in architecture.connections if c.id != skip.id and parts & {c.source, c.target}]
+    if users:
+        raise Refused(
+            f"{users[0].id!r} was built upon the projection {projection!r} of this skip connection; remove that "
+            "first",
+            "connection",
+        )
+    for seed in scene.seeds_on(projection):
+        raise Refused(
+            f"seed {seed.id!r} ({seed.stage}) stands on {seed.layer!r}, which would go with the skip connection",
+            "seed",
+        )

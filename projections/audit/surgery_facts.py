@@ -11,6 +11,7 @@ from esper_es.domain.facts import (
     LayerRemoved,
     LayerWidthModified,
     SkipConnectionAdded,
+    SkipConnectionRemoved,
     StructuralFact,
     SurgeryRefused,
     WatchClosed,
@@ -63,6 +64,11 @@ def add_skip_connection(writer: Writer, envelope: Envelope, fact: SkipConnection
         "projection": fact.projection,
     }
     change_structure(writer, envelope, fact, "add_skip_connection", fact.to_layer, details)
+
+
+def remove_skip_connection(writer: Writer, envelope: Envelope, fact: SkipConnectionRemoved) -> None:
+    details: dict[str, Json] = {"from_layer": fact.from_layer, "connection": fact.connection_id}
+    change_structure(writer, envelope, fact, "remove_skip_connection", fact.to_layer, details)
 
 
 def change_structure(

@@ -47,6 +47,7 @@ from esper_es.domain.facts import (
     SeedGerminated,
     SeedPlanted,
     SkipConnectionAdded,
+    SkipConnectionRemoved,
     StateCaptured,
     SurgeryRefused,
     TrainingContinued,
@@ -139,6 +140,12 @@ SUMMARIES_EXPECTED: list[tuple[Fact, str]] = [
             base_capture=None,
         ),
         "joined a to b through p (add): +1,500 parameters",
+    ),
+    (
+        SkipConnectionRemoved(
+            from_layer="a", to_layer="b", connection_id="s", edits=(), effects=SHRANK, base_capture=None
+        ),
+        "parted a from b: -6 parameters",
     ),
     (
         SurgeryRefused(operation="add_layer", target="", arguments={}, check="memory", reason="too much"),

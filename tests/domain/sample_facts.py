@@ -137,6 +137,14 @@ SAMPLES: tuple[Fact, ...] = (
         effects=_EFFECTS,
         base_capture=10,
     ),
+    facts.SkipConnectionRemoved(
+        from_layer="first",
+        to_layer="last",
+        connection_id="skip-1",
+        edits=(Disconnect("skip-1"), RemoveModule("bridge")),
+        effects=_EFFECTS,
+        base_capture=10,
+    ),
     facts.SurgeryRefused(
         operation="add_layer",
         target="first",

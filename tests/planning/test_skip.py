@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from training import adam, attached, part_of, train_run
 
-from esper_es import Engine, blueprint
+from esper_es import Engine, SurgeryConstraints, blueprint, fingerprint
+from esper_es.domain.facts import SkipConnectionRemoved
 
 
 def test_where_shapes_agree_the_output_is_added_as_it_is(engine: Engine) -> None:
@@ -150,3 +151,62 @@ def test_a_layer_whose_forward_was_replaced_on_the_object_cannot_be_joined(engin
     conv.forward = nn.Conv2d.forward.__get__(conv)
     result = run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3")
     assert (result.success, result.check) == (False, "replaced_forward")
+
+
+@pytest.mark.parametrize(("zoolet", "source", "target", "projection"), SKIPS)
+def test_a_removed_skip_leaves_the_model_as_if_it_had_never_been(
+    zoolet: Zoolet, source: str, target: str, projection: str, engine: Engine
+) -> None:
+    run = attached(engine, zoolet, adam)
+    x = zoolet.batch()
+    before, structure = run.model.eval()(x), run.architecture.fingerprint
+    classes = [type(part) for part in run.model.modules()]
+    run.surgeon.add_skip_connection(from_layer=source, to_layer=target)
+    result = run.surgeon.remove_skip_connection(from_layer=source, to_layer=target)
+    assert result.success
+    assert (run.architecture.fingerprint, run.architecture.skips()) == (structure, ())
+    assert [type(part) for part in run.model.modules()] == classes
+    assert torch.equal(run.model.eval()(x), before)
+
+
+def test_the_removal_of_a_trained_skip_is_a_fact_that_rolls_back_and_replays(engine: Engine) -> None:
+    run = attached(engine, CUSTOM_MLP, adam)
+    run.surgeon.add_skip_connection(from_layer="enter", to_layer="leave")
+    train_run(run, CUSTOM_MLP, 2)
+    before = run.state_fingerprint
+    result = run.surgeon.remove_skip_connection(from_layer="enter", to_layer="leave")
+    assert result.details["output_difference"] > 0
+    assert isinstance(engine.history("model")[-1].fact, SkipConnectionRemoved)
+    train_run(run, CUSTOM_MLP, 2)
+    run.capture()
+    assert fingerprint(engine.replay("model")) == run.fingerprint
+    assert result.undo_version is not None
+    run.rollback(result.undo_version)
+    assert run.state_fingerprint == before
+
+
+def test_a_skip_that_is_not_there_cannot_be_removed(engine: Engine) -> None:
+    run = attached(engine, CONV_NET)
+    run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3")
+    result = run.surgeon.remove_skip_connection(from_layer="conv1", to_layer="conv2")
+    assert (result.success, result.check) == (False, "unknown_connection")
+    assert "'conv1' to 'conv3'" in (result.error or "")
+
+
+def test_a_skip_on_whose_projection_a_layer_was_inserted_stays(engine: Engine) -> None:
+    run = attached(engine, CUSTOM_MLP)
+    run.surgeon.add_skip_connection(from_layer="enter", to_layer="leave")
+    run.surgeon.add_layer(after_layer="skip_enter_to_leave", new_layer=nn.Tanh(), layer_name="extra")
+    result = run.surgeon.remove_skip_connection(from_layer="enter", to_layer="leave")
+    assert (result.success, result.check) == (False, "connection")
+
+
+def test_a_skip_counts_against_its_limit_only_while_it_is_there(engine: Engine) -> None:
+    limits = SurgeryConstraints(max_skip_connections=1, max_surgeries_per_epoch=9)
+    run = attached(engine, CONV_NET, constraints=limits)
+    assert run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv3").success
+    assert (
+        run.surgeon.add_skip_connection(from_layer="conv2", to_layer="conv3").check == "max_skip_connections"
+    )
+    assert run.surgeon.remove_skip_connection(from_layer="conv1", to_layer="conv3").success
+    assert run.surgeon.add_skip_connection(from_layer="conv2", to_layer="conv3").success
