@@ -7,9 +7,10 @@ from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused
 from esper_es.domain.facts import DecisionReceived, DecisionSettled
 from esper_es.noticing import notice
-from esper_es.operations import Request, Stopwatch, refuse
+from esper_es.operations import Request, refuse
 from esper_es.result import SurgeryResult
 from esper_es.session import Session
+from esper_es.stopwatch import Stopwatch
 from esper_es.surgeon import ModelSurgeon
 
 

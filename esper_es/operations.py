@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from attrs import Attribute, define, evolve, field, frozen
-from torch import nn
+from attrs import Attribute, evolve, field, frozen
 
 from esper_es.capture import store_capture
-from esper_es.domain.architecture import Architecture
 from esper_es.domain.canonical import Json
-from esper_es.domain.edits import Edit, ResizeTensor
 from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
-from esper_es.domain.evolution import evolved
-from esper_es.domain.facts import AlphaChanged, Effects, Fact, SeedAdvanced, StateCaptured, SurgeryRefused
+from esper_es.domain.facts import AlphaChanged, Fact, SeedAdvanced, StateCaptured, SurgeryRefused
 from esper_es.domain.surgery_commands import Change
-from esper_es.effects import effects_of
 from esper_es.failpoints import reach
 from esper_es.following import check_followers
 from esper_es.noticing import compare, notice
-from esper_es.planning.scene import Plan, Planner, Scene
-from esper_es.projections.live import optimizer_state
+from esper_es.planning.scene import Plan, Planner
 from esper_es.projections.live.apply import apply_edits
 from esper_es.projections.live.describe import describe
 from esper_es.projections.live.journal import Journal
-from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Derived, Planned, Recorded
-from esper_es.projections.live.names import tensor_at
+from esper_es.rehearsal import rehearsed
 from esper_es.result import SurgeryResult
 from esper_es.retention import release_old_captures
 from esper_es.session import Session
-from esper_es.shadow import shadow_of
-from esper_es.validators import Trial, ValidationResult
-from esper_es.validators.baseline import baseline_of
+from esper_es.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -85,25 +75,6 @@ class Request:
     settling: tuple[Fact, ...] = ()
 
 
-@define
-class Stopwatch:
-    """Milliseconds by phase."""
-
-    _started: float = field(factory=time.perf_counter)
-    _last: float = field(factory=time.perf_counter)
-    phases: dict[str, float] = field(factory=dict)
-
-    def lap(self, phase: str) -> None:
-        """End a phase."""
-        moment = time.perf_counter()
-        self.phases[phase] = (moment - self._last) * 1e3
-        self._last = moment
-
-    def total(self) -> float:
-        """Milliseconds since the start."""
-        return (time.perf_counter() - self._started) * 1e3
-
-
 @torch.inference_mode(mode=False)
 def perform(session: Session, request: Request, planner: Planner) -> SurgeryResult:
     """Carry out a structural change, or refuse it; a refusal is a fact too.
@@ -117,15 +88,15 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
     check_followers(session)
     try:
         session.check_moment()
-        plan, effects = _planned(session, request, planner, watch)
-        change = Change(edits=plan.edits, effects=effects)
-        plan.facts(session.state, change)
+        rehearsal = rehearsed(session, request.operation, planner, watch)
+        plan = rehearsal.plan
+        plan.facts(session.state, Change(edits=plan.edits, effects=rehearsal.effects))
     except Refused as refusal:
         return refuse(session, request, refusal, watch)
     notice(session)
     capture = _captured(session, request, plan)
     watch.lap("capture")
-    effects = evolve(effects, duration_ms=round(watch.total(), 3))
+    effects = evolve(rehearsal.effects, duration_ms=round(watch.total(), 3))
     facts = plan.facts(session.state, Change(edits=plan.edits, effects=effects, capture=capture))
     _apply_and_commit(session, request, plan, facts, watch)
     session.boundary.renew(session.live)
@@ -182,75 +153,6 @@ def refuse(session: Session, request: Request, refusal: Refused, watch: Stopwatc
         check=refusal.check,
         timings_ms={**watch.phases, "total": watch.total()},
     )
-
-
-def _planned(session: Session, request: Request, planner: Planner, watch: Stopwatch) -> tuple[Plan, Effects]:
-    """Resolve the request into edits and try them on a copy."""
-    shadow = shadow_of(session.live.module)
-    scene = Scene(session.state, session.live, shadow, session.examples)
-    plan = planner(scene)
-    reach("operation.planned")
-    watch.lap("plan")
-    after = _evolved(session.state.architecture, plan.edits)
-    _check_optimizer(session.live, plan.edits)
-    before = baseline_of(
-        shadow,
-        session.examples,
-        session.live.optimizer,
-        scene.observation,
-        session.gradients.get(session.state.architecture.fingerprint),
-    )
-    _try_edits(shadow, plan, after)
-    trial = Trial(session.examples, before, plan.executes, session.live.optimizer)
-    verdicts = session.validators.validate_all(shadow, request.operation, trial=trial)
-    _require_valid(verdicts)
-    if plan.proof is not None and (findings := plan.proof(shadow)):
-        raise Refused(f"the change would mis-route channels: {'; '.join(findings[:3])}", "routing")
-    session.gradients = {
-        session.state.architecture.fingerprint: before.gradients,
-        after.fingerprint: trial.gradients,
-    }
-    effects = effects_of(session.live, session.state.architecture, plan.edits, after, trial, shadow, verdicts)
-    reach("operation.validated")
-    watch.lap("validate")
-    return plan, effects
-
-
-def _evolved(architecture: Architecture, edits: Sequence[Edit]) -> Architecture:
-    try:
-        return evolved(architecture, edits)
-    except ValueError as error:
-        raise Refused(f"the planned edits do not fit the architecture: {error}", "architecture") from error
-
-
-def _check_optimizer(live: Live, edits: Sequence[Edit]) -> None:
-    if live.optimizer is None:
-        return
-    optimizer_state.check_separable(live.optimizer)
-    for edit in edits:
-        if isinstance(edit, ResizeTensor):
-            optimizer_state.check_supported(live.optimizer, tensor_at(live.module, edit.tensor), edit.tensor)
-
-
-def _try_edits(shadow: nn.Module, plan: Plan, after: Architecture) -> None:
-    """Do the edits to the copy; what comes out must be what the log would say."""
-    try:
-        apply_edits(Live(shadow), plan.edits, Recorded(Planned(plan.tensors)), Journal())
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise Refused(f"the planned edits do not fit the model: {error}", "edits") from error
-    if describe(shadow).fingerprint != after.fingerprint:
-        raise Refused(
-            "the planned edits would make another architecture of the model than the log would tell of",
-            "edits",
-        )
-
-
-def _require_valid(verdicts: Sequence[ValidationResult]) -> None:
-    for verdict in verdicts:
-        if not verdict.is_valid:
-            raise Refused(
-                f"validation {verdict.check_name!r}: {'; '.join(verdict.errors)}", verdict.check_name
-            )
 
 
 def _captured(session: Session, request: Request, plan: Plan) -> StateCaptured | None:

@@ -20,7 +20,8 @@ class SurgeryResult:
         error: why it was refused, and what would be right.
         check: stable name of the rule or validator that refused.
         undo_version: version to roll back to in order to undo exactly this operation.
-        timings_ms: milliseconds by phase: ``plan``, ``validate``, ``capture``, ``apply``, ``commit``, ``total``.
+        timings_ms: milliseconds by phase: ``plan``, ``validate``, ``prove``, ``capture``, ``apply``, ``commit``; and
+            ``total``.
     """
 
     success: bool

@@ -19,12 +19,13 @@ from esper_es.domain.state import ModelState
 from esper_es.fingerprints import fingerprint, state_fingerprint
 from esper_es.following import follow, unfollow
 from esper_es.moment import check_not_running
-from esper_es.operations import Request, Stopwatch, refuse
+from esper_es.operations import Request, refuse
 from esper_es.projections.metrics import SurgeryMetrics
 from esper_es.restoring import roll_back
 from esper_es.result import SurgeryResult
 from esper_es.seeds import Seeds
 from esper_es.session import Session
+from esper_es.stopwatch import Stopwatch
 from esper_es.surgeon import ModelSurgeon
 
 P = ParamSpec("P")

@@ -17,7 +17,6 @@ from esper_es.domain.state import ModelState, Seed
 from esper_es.noticing import notice
 from esper_es.operations import (
     Request,
-    Stopwatch,
     arguments_as_json,
     commit_edits,
     perform,
@@ -27,6 +26,7 @@ from esper_es.planning.seeding import plan_cull, plan_fossilize, plan_germinate
 from esper_es.projections.live.modules import SeedSlot
 from esper_es.result import SurgeryResult
 from esper_es.session import Session
+from esper_es.stopwatch import Stopwatch
 
 Command = Callable[[ModelState], tuple[Fact, ...]]
 

@@ -17,6 +17,7 @@ from esper_es.domain.state import ModelState
 from esper_es.example_inputs import ExampleInputs
 from esper_es.ledger.log import Log
 from esper_es.moment import Boundary, check_not_running
+from esper_es.planning.structure_memory import StructureMemory
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.movement import Mark
 from esper_es.validators import SurgeryValidatorChain
@@ -67,8 +68,7 @@ class Session:
         step: optimizer steps taken, as the log counts them.
         unsettled: facts of an append of which it is not known whether it was committed.
         mark: what the run was at the last commit, as long as its version can be restored.
-        gradients: names of the parameters that a gradient reaches, by the fingerprint of the structure; of the
-            last two structures only.
+        memory: what surgeries found out about the last structures.
         boundary: the end of the last training step.
     """
 
@@ -82,7 +82,7 @@ class Session:
     step: int = 0
     unsettled: tuple[Envelope, ...] = ()
     mark: Mark | None = None
-    gradients: dict[str, frozenset[str]] = field(factory=dict)
+    memory: StructureMemory = field(factory=StructureMemory)
     boundary: Boundary = field(factory=Boundary)
 
     def check_moment(self) -> None:

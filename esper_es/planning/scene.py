@@ -20,9 +20,12 @@ from esper_es.domain.state import ModelState, Seed
 from esper_es.domain.surgery_commands import Change
 from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.observation import Observation, observe
+from esper_es.planning.provenance import traced
+from esper_es.planning.structure_memory import StructureMemory
 from esper_es.projections.live.initializers import derived_slice
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.names import named_tensors
+from esper_es.tracing import Trace
 from esper_es.vault import digest_of
 
 
@@ -35,14 +38,55 @@ class Scene:
         live: the live objects; to be read only.
         shadow: a copy of the module to run.
         examples: inputs to run it on.
+        memory: what earlier surgeries found out about structures.
         observation: of the copy's last run.
+        remembered: whether anything was taken from the memory.
+        traced: the trace of the structure as it is, once it was asked for.
+        proven: the trace of the copy after the edits, once it was taken.
     """
 
     state: ModelState
     live: Live
     shadow: nn.Module
     examples: ExampleInputs
+    memory: StructureMemory = field(factory=StructureMemory)
     observation: Observation | None = None
+    remembered: bool = field(default=False, init=False)
+    traced: Trace | None = field(default=None, init=False)
+    proven: Trace | None = field(default=None, init=False)
+
+    @property
+    def structure(self) -> str:
+        """Fingerprint of the structure as it is."""
+        return self.state.architecture.fingerprint
+
+    def trace(self) -> Trace:
+        """Return which channel feeds which, from memory where it was traced before.
+
+        Raises:
+            UsageError: if the model fails on its example inputs.
+        """
+        if self.traced is None:
+            self.traced = self.memory.of(self.structure).trace
+            self.remembered = self.remembered or self.traced is not None
+        if self.traced is None:
+            self.traced = traced(self.shadow, self.examples)
+            self.memory.learn(self.structure, trace=self.traced)
+        return self.traced
+
+    def gradients(self) -> frozenset[str] | None:
+        """Return the names of the parameters that a gradient reaches, if they are in memory."""
+        found = self.memory.of(self.structure).gradients
+        self.remembered = self.remembered or found is not None
+        return found
+
+    def trace_again(self) -> Trace:
+        """Return which channel feeds which in the copy as it is now, after edits were tried on it.
+
+        Raises: as ``trace``.
+        """
+        self.proven = traced(self.shadow, self.examples)
+        return self.proven
 
     def observe(self, take: Iterable[str] = ()) -> Observation:
         """Run the copy and keep what it showed; see ``observation.observe``."""

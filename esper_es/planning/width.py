@@ -16,7 +16,6 @@ from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.index_map import IndexMap
 from esper_es.domain.surgery_commands import modify_layer_width
 from esper_es.planning.layer_attributes import attribute_edits
-from esper_es.planning.provenance import traced
 from esper_es.planning.scene import Plan, Scene
 from esper_es.planning.unit_importance import l2_importance
 from esper_es.planning.width_fills import INITIALIZATIONS, fill_for
@@ -61,7 +60,7 @@ def plan_modify_layer_width(
     _check_arguments(new_width, initialization)
     rules.check_frequency(scene.state)
     scene.require_layer(layer_name)
-    before = traced(scene.shadow, scene.examples)
+    before = scene.trace()
     group = _group(before, layer_name)
     _check_all_seen(scene, before, group, layer_name)
     rules.check_width(scene.state, group.size, new_width)
@@ -80,7 +79,7 @@ def plan_modify_layer_width(
             "reduced_by": sorted({f"{r.op} in {r.module or 'the model'}" for r in group.reduced_by}),
             "kept_units": kept,
         },
-        proof=lambda shadow: prove(before, traced(shadow, scene.examples), gathers),
+        proof=lambda _: prove(before, scene.trace_again(), gathers),
         facts=partial(
             modify_layer_width,
             layer_name=layer_name,
