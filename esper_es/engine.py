@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from sqlalchemy import URL
 from torch import nn
 from torch.optim import Optimizer
 
@@ -27,14 +24,15 @@ from esper_es.forking import forked, repeat_surgery, surgeries_of
 from esper_es.ledger.database import open_database
 from esper_es.ledger.heads import heads
 from esper_es.ledger.log import Log
-from esper_es.ledger.urls import is_in_memory
+from esper_es.ledger.urls import database_url
+from esper_es.opening import VaultGiven, require_usable_places, vault_of, vault_to_read, vault_to_write
 from esper_es.projections.audit import Audit, project
 from esper_es.projections.live.live import Live
 from esper_es.rebuilding import replayed, with_captures_of
 from esper_es.result import SurgeryResult
 from esper_es.run import Run
 from esper_es.session import Publisher, Subscriber, now
-from esper_es.vault import AnyVault, Vault
+from esper_es.vault import AnyVault
 
 logger = logging.getLogger(__name__)
 
@@ -46,30 +44,64 @@ class Engine:
         url: of the log: ``"sqlite:///runs.db"``, ``"postgresql://..."``, or in memory by default.
         vault: directory of the tensors; beside an SQLite file by default (``runs.db`` -> ``runs.vault``), in
             memory for a log in memory.
+        read_only: only read. Neither the log's file, nor its directory, nor the vault has to be writable, and what
+            would write raises UsageError.
 
     Raises:
+        UsageError: if log and vault are in each other's way.
         LedgerError: if the log can't be opened.
         VaultError: if the vault can't be.
     """
 
-    def __init__(self, url: str = ":memory:", vault: str | os.PathLike[str] | AnyVault | None = None) -> None:
-        self._database = open_database(url)
+    def __init__(self, url: str = ":memory:", vault: VaultGiven = None, *, read_only: bool = False) -> None:
+        address = database_url(url)
+        place = vault_of(address, vault)
+        if not read_only:
+            require_usable_places(place)
+        self._read_only = read_only
+        self._place = place
+        self._vault: AnyVault | None = None
+        self._database = open_database(address, read_only=read_only)
         try:
-            self.vault: AnyVault = _opened_vault(self._database.url, vault)
+            if not read_only:
+                self._vault = vault_to_write(place, self._database)
+            self.log = Log(self._database, [project])
+            self._fill_tables()
         except BaseException:
             self._database.dispose()
             raise
-        self.log = Log(self._database, [project])
-        self._fill_tables()
         self._publisher = Publisher()
+
+    @property
+    def vault(self) -> AnyVault:
+        """The tensors. To read only, the vault is opened at first use: facts and tables need none.
+
+        Raises:
+            VaultError: if there is no vault to read.
+        """
+        if self._vault is None:
+            self._vault = vault_to_read(self._place)
+        return self._vault
+
+    def _require_writable(self, what: str) -> None:
+        if self._read_only:
+            raise UsageError(
+                f"this engine was opened read-only and can't {what}; open it without read_only=True"
+            )
 
     def _fill_tables(self) -> None:
         """Rebuild the audit tables of a log that was written before they existed."""
         with self._database.connect() as connection:
             newest = {model: head.version for model, head in heads(connection).items()}
-        if self.audit.versions() != newest:
-            logger.info("rebuilding the audit tables from the log")
-            self.audit.rebuild([fact for model in newest for fact in self.log.history(model)])
+        if self.audit.versions() == newest:
+            return
+        if self._read_only:
+            logger.warning(
+                "the audit tables are not those of the facts; opened once for writing, they are rebuilt"
+            )
+            return
+        logger.info("rebuilding the audit tables from the log")
+        self.audit.rebuild([fact for model in newest for fact in self.log.history(model)])
 
     def attach(
         self,
@@ -113,6 +145,7 @@ class Engine:
             UsageError: if the model could not be rebuilt from the log, or does not fit the name's history.
             ConflictError, LedgerError, VaultError: if it can't be recorded.
         """
+        self._require_writable("attach a model")
         terms = Terms(
             blueprint=blueprint,
             blueprint_args=dict(blueprint_args or {}),
@@ -168,6 +201,7 @@ class Engine:
             UsageError: if the version can't be restored exactly, or a name is wrong.
             ConflictError: if the new name is taken.
         """
+        self._require_writable("fork a model")
         newest = self.state(source)
         state = with_captures_of(newest, self._at(newest, version))
         if self.log.load(model_id(name)) is not None:
@@ -253,7 +287,8 @@ class Engine:
     def close(self) -> None:
         """Close the log and the vault."""
         self._database.dispose()
-        self.vault.close()
+        if self._vault is not None:
+            self._vault.close()
 
     def __enter__(self) -> Self:
         return self
@@ -262,20 +297,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _opened_vault(url: URL, vault: str | os.PathLike[str] | AnyVault | None) -> AnyVault:
-    if vault is not None and not isinstance(vault, (str, os.PathLike)):
-        return vault
-    if vault is not None:
-        return Vault.open(vault)
-    if url.get_backend_name() != "sqlite":
-        raise UsageError("a log on a database server needs vault=..., a directory for the tensors")
-    if is_in_memory(url):
-        return Vault.in_memory()
-    log = Path(url.database or "")
-    if log.suffix == ".vault":
-        raise UsageError(
-            f"the log {log} has the name of its vault; name the log otherwise, or give vault=..."
-        )
-    return Vault.open(log.with_suffix(".vault"))

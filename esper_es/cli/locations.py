@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 
 from esper_es.domain.errors import UsageError
 from esper_es.ledger.urls import database_url, describe, file_path
+from esper_es.vault_place import beside
 
 DB_VARIABLE: Final = "ESPER_ES_DB"
 VAULT_VARIABLE: Final = "ESPER_ES_VAULT"
@@ -53,7 +54,7 @@ def locate(db: str | None, vault: str | None, environment: Mapping[str, str], di
     if named_vault:
         return Location(url, Path(named_vault))
     path = file_path(url)
-    return Location(url, None if path is None else path.with_suffix(".vault"))
+    return Location(url, None if path is None else beside(path))
 
 
 def _is_url(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,17 @@ from esper_es.cli.exits import is_database_damage
 from esper_es.cli.layout import listed
 from esper_es.cli.locations import Location
 from esper_es.domain.envelope import Envelope
-from esper_es.domain.errors import IntegrityFailure, LedgerError, UsageError
+from esper_es.domain.errors import IntegrityFailure, LedgerError, UsageError, VaultError
 from esper_es.domain.state import ModelState
 from esper_es.ledger.database import open_database
 from esper_es.ledger.log import Log
+from esper_es.vault_place import is_vault
 
 if TYPE_CHECKING:
     from esper_es.vault import Vault
+
+
+logger = logging.getLogger(__name__)
 
 
 @define(eq=False)
@@ -88,17 +93,35 @@ class Reading:
 
     @property
     def vault(self) -> Vault | None:
-        """The vault, opened at first use; None if there is none. None is ever created.
+        """The vault, opened at first use to be read only; None if there is none. None is ever created.
 
         Raises:
             VaultError: if there is one that can't be opened.
         """
         path = self.location.vault
-        if self._vault is None and path is not None and (path / "packs").is_dir():
+        if self._vault is None and path is not None and is_vault(path):
             from esper_es.vault import Vault  # with it comes torch, which takes a second
 
-            self._vault = Vault.open(path, leftovers_after_seconds=math.inf)
+            self._vault = Vault.open_read_only(path)
         return self._vault
+
+    def vault_to_mark(self) -> Vault | None:
+        """Return the vault so that what is found damaged in it is remembered, and captures store it again.
+
+        Where nothing may be written, it is only read. None if there is none.
+
+        Raises:
+            VaultError: if there is one that can't be read.
+        """
+        path = self.location.vault
+        if self._vault is None and path is not None and is_vault(path):
+            from esper_es.vault import Vault
+
+            try:
+                self._vault = Vault.open(path, leftovers_after_seconds=math.inf)
+            except VaultError as error:
+                logger.info("what is found damaged can't be remembered: %s", error)
+        return self.vault
 
     @property
     def no_vault(self) -> str:

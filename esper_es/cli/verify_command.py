@@ -112,7 +112,7 @@ def _checks(
     from esper_es.cli.vault_checks import check_captures, check_vault  # with them comes torch
 
     try:
-        vault = source.vault
+        vault = source.vault_to_mark()
     except VaultError as error:
         found = Finding(kind="unreadable_vault", where="vault", message=str(error))
         yield Check("vault", "it can't be opened", [found], done=False)

@@ -7,20 +7,22 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
-from urllib.parse import quote
+from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from esper_es.domain.errors import LedgerError
-from esper_es.ledger.urls import file_path, is_in_memory
+from esper_es.ledger.urls import describe, file_path, is_in_memory
+from esper_es.sqlite_reading import connect_to_read
 
 BUSY_SECONDS: Final = 30.0
 CONNECT_SECONDS: Final = 10
 _BEGIN: Final = "esper_es_begin"
+_READ_ONLY: Final = "esper_es_read_only"
 _logger = logging.getLogger(__name__)
 
 
@@ -41,7 +43,14 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
     On SQLite it takes the write lock at its start (BEGIN IMMEDIATE). A transaction that first reads and
     takes the lock later fails at once, without waiting, if somebody wrote in between.
+
+    Raises:
+        LedgerError: the engine was opened to read only.
     """
+    if engine.get_execution_options().get(_READ_ONLY):
+        raise LedgerError(
+            f"{describe(engine.url)} was opened read-only: open it without read_only=True to write"
+        )
     with engine.connect().execution_options(**{_BEGIN: "IMMEDIATE"}) as connection, connection.begin():
         yield connection
 
@@ -80,14 +89,28 @@ def _sqlite_engine(url: URL, *, read_only: bool) -> Engine:
         )
     path = file_path(url)
     if read_only and path is not None:
-        url = url.set(database=f"file:{quote(str(path))}").update_query_dict({"mode": "ro", "uri": "true"})
-    arguments: dict[str, Any] = {"check_same_thread": False}
-    if "timeout" not in url.query:
-        arguments["timeout"] = BUSY_SECONDS
-    engine = create_engine(url, poolclass=QueuePool, connect_args=arguments)
+        engine = _reading_engine(url, path)
+    else:
+        arguments = {"check_same_thread": False, "timeout": _patience(url)}
+        engine = create_engine(url, poolclass=QueuePool, connect_args=arguments)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _reading_engine(url: URL, path: Path) -> Engine:
+    # No pool: whether somebody else has the file open, and so how it must be opened, is looked at each time.
+    return create_engine(
+        url,
+        poolclass=NullPool,
+        creator=lambda: connect_to_read(path, check_same_thread=False, timeout=_patience(url)),
+        execution_options={_READ_ONLY: True},
+    )
+
+
+def _patience(url: URL) -> float:
+    """Seconds to wait for another process."""
+    return float(str(url.query.get("timeout", BUSY_SECONDS)))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -111,7 +134,7 @@ def _postgresql_engine(url: URL, *, read_only: bool) -> Engine:
             url,
             pool_pre_ping=True,
             connect_args={name: value for name, value in defaults.items() if name not in url.query},
-            execution_options={"postgresql_readonly": True} if read_only else {},
+            execution_options={"postgresql_readonly": True, _READ_ONLY: True} if read_only else {},
         )
     except ImportError as error:
         raise LedgerError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -17,13 +16,14 @@ from esper_es.ledger.faults import ledger_fault
 from esper_es.ledger.memory import fill_memory
 from esper_es.ledger.revisions import known_revisions, lock_revision, stored_revision, upgrade_schema
 from esper_es.ledger.urls import database_url, describe, file_path, is_in_memory
+from esper_es.sqlite_reading import holds_unfolded_changes, is_writable
 
 _REMEDIES: Final = {
     sqlite3.SQLITE_NOTADB: "give the path of a log, or of a file that does not exist yet",
     sqlite3.SQLITE_CORRUPT: "the file is damaged: restore it from a copy",
-    sqlite3.SQLITE_CANTOPEN: "this user must be able to read the file and to write in its directory",
+    sqlite3.SQLITE_CANTOPEN: "this user must be able to read the file, and those beside it with its name",
     sqlite3.SQLITE_BUSY: "another process holds the file: try again when it is done",
-    sqlite3.SQLITE_READONLY: "make the file and its directory writable, or open the log with read_only=True",
+    sqlite3.SQLITE_READONLY: "make the file and its directory writable",
 }
 
 
@@ -64,6 +64,13 @@ def _check_place(url: URL, *, creating: bool, read_only: bool) -> None:
     path = file_path(url)
     if path is None:
         return
+    try:
+        _check_path(path, creating=creating, read_only=read_only)
+    except PermissionError as error:
+        raise LedgerError(f"{path} cannot be reached: this user may not look into {path.parent}") from error
+
+
+def _check_path(path: Path, *, creating: bool, read_only: bool) -> None:
     if path.is_dir():
         raise LedgerError(f"{path} is a directory: give the path of a file in it, e.g. {path / 'runs.db'}")
     if not path.parent.is_dir():
@@ -72,20 +79,28 @@ def _check_place(url: URL, *, creating: bool, read_only: bool) -> None:
         raise LedgerError(
             f"there is no log at {path}: check the path (only opening it for writing creates it)"
         )
-    if not read_only:
+    if read_only:
+        _check_readable(path)
+    else:
         _check_writable(path)
 
 
 def _check_writable(path: Path) -> None:
     # SQLite writes two more files beside its own, so the directory counts as well.
     for place in (path, path.parent):
-        if place.exists() and not os.access(
-            place, os.W_OK, effective_ids=os.access in os.supports_effective_ids
-        ):
+        if place.exists() and not is_writable(place):
             raise LedgerError(
-                f"{path} cannot be written: {place} is read-only; make it writable, choose another place, "
-                "or open the log with read_only=True"
+                f"{path} cannot be written: {place} is read-only; make it writable, or choose another place. "
+                "To read it, Engine(..., read_only=True) and the reading commands of esper-es need no permission"
             )
+
+
+def _check_readable(path: Path) -> None:
+    if holds_unfolded_changes(path) and not path.with_name(f"{path.name}-shm").exists():
+        raise LedgerError(
+            f"{path} cannot be read where nothing may be written: its last writer did not get to fold {path.name}-wal "
+            "in; copy both files to a directory of your own and read them there"
+        )
 
 
 def _prepare(engine: Engine, *, upgrade: bool) -> None:

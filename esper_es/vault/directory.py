@@ -65,6 +65,9 @@ class PackDirectory:
     def __init__(self, vault: Path) -> None:
         self.path = vault / "packs"
 
+    def require_writable(self) -> None:
+        """Check that this directory was not opened to read only."""
+
     def create(self) -> None:
         """Make the directory durably, or make sure that it is a writable real directory."""
         vault = self.path.parent
@@ -190,6 +193,28 @@ class PackDirectory:
 
     def _tombstone(self, pack: str) -> Path:
         return self.path / f"{_checked(pack)}.dead"
+
+
+class ReadOnlyPackDirectory(PackDirectory):
+    """The directory `<vault>/packs` of a vault in which nothing is written."""
+
+    def require_writable(self) -> None:
+        """Raise VaultError: it was."""
+        raise VaultError(
+            f"the vault {self.path.parent} was opened read-only: open it with Vault.open to write"
+        )
+
+    def create(self) -> None:
+        """Make sure that the directory is there; none is ever made."""
+        with telling("open a vault at", self.path.parent):
+            there = self.path.is_dir()
+        if not there:
+            raise VaultError(
+                f"there is no vault at {self.path.parent}: name the directory that holds `packs`"
+            )
+
+    def sync(self) -> None:
+        """Do nothing: who only reads promises nobody that it lasts."""
 
 
 def new_pack_name() -> str:

@@ -7,7 +7,6 @@ whoever finds packs that are not indexed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from sqlite3 import Connection
 
 import orjson
@@ -15,6 +14,7 @@ from attrs import frozen
 
 from esper_es.vault.directory import is_pack_name
 from esper_es.vault.format import Entry, Pack, is_well_formed
+from esper_es.vault.index_copy import IndexCopy
 from esper_es.vault.index_database import IndexDatabase
 
 _LOOKUP = 500
@@ -32,14 +32,14 @@ class Location:
 
 
 class Index:
-    """The index of one vault, shared by threads and processes.
+    """The index of one vault: the file that threads and processes share, or a private copy of it.
 
     Raises:
         VaultError: from every method, when the index cannot be used for a reason other than damage.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._database = IndexDatabase(path)
+    def __init__(self, database: IndexDatabase | IndexCopy) -> None:
+        self._database = database
 
     def packs(self) -> dict[str, int]:
         """Return the size of every pack that was indexed, by name."""

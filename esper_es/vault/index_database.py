@@ -18,8 +18,8 @@ from esper_es.vault.storage_errors import telling
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-_SCHEMA_VERSION = 1
-_SCHEMA = f"""
+SCHEMA_VERSION = 1
+SCHEMA = f"""
 BEGIN IMMEDIATE;
 DROP TABLE IF EXISTS blobs;
 DROP TABLE IF EXISTS packs;
@@ -35,7 +35,7 @@ CREATE TABLE blobs (
     PRIMARY KEY (digest, pack)
 ) WITHOUT ROWID;
 CREATE INDEX blobs_of_pack ON blobs (pack);
-PRAGMA user_version = {_SCHEMA_VERSION};
+PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 _BUSY_SECONDS = 60.0
@@ -159,8 +159,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version != _SCHEMA_VERSION:
-            connection.executescript(_SCHEMA)
+        if version != SCHEMA_VERSION:
+            connection.executescript(SCHEMA)
     except BaseException:
         connection.close()
         raise

@@ -14,17 +14,20 @@ from esper_es.domain.errors import IntegrityFailure, MissingTensorError, UsageEr
 from esper_es.failpoints import reach
 from esper_es.vault.catalog import Catalog
 from esper_es.vault.digests import require_bytes_digest, require_digest, require_tensor_digest
-from esper_es.vault.directory import PackDirectory, PackGoneError
+from esper_es.vault.directory import PackDirectory, PackGoneError, ReadOnlyPackDirectory
 from esper_es.vault.findings import Finding, find_damage
 from esper_es.vault.format import Entry
 from esper_es.vault.garbage import GarbageReport, collect, require_sane
 from esper_es.vault.index import Index
+from esper_es.vault.index_copy import IndexCopy
+from esper_es.vault.index_database import IndexDatabase
 from esper_es.vault.intake import Blob, Receipt, hash_intake
 from esper_es.vault.memory import MemoryVault
 from esper_es.vault.reader import read_bytes, read_tensor
 from esper_es.vault.space import require_free_space, require_quota
 from esper_es.vault.writer import pack_size, write_pack
 
+INDEX = "index.db"
 Value = TypeVar("Value")
 
 
@@ -34,11 +37,11 @@ class Vault:
     Every method raises VaultError when the operating system refuses what it needs, or the vault is closed.
     """
 
-    def __init__(self, path: Path, quota_bytes: int | None) -> None:
-        self._path = path
+    def __init__(self, directory: PackDirectory, index: Index, quota_bytes: int | None) -> None:
+        self._path = directory.path.parent
         self._quota = quota_bytes
-        self._directory = PackDirectory(path)
-        self._catalog = Catalog(self._directory, Index(path / "index.db"))
+        self._directory = directory
+        self._catalog = Catalog(directory, index)
         self._closed = False
 
     @classmethod
@@ -59,12 +62,26 @@ class Vault:
         Raises:
             VaultError: not a writable directory, or it holds packs of a newer release.
         """
-        if not os.fspath(path):
-            raise UsageError("a vault needs a path, got an empty one; Vault.in_memory() needs none")
-        vault = cls(Path(path).absolute(), quota_bytes)
+        place = _absolute(path)
+        vault = cls(PackDirectory(place), Index(IndexDatabase(place / INDEX)), quota_bytes)
         vault._directory.create()
         vault._directory.remove_leftovers(leftovers_after_seconds)
         vault._catalog.finish_deletions()
+        vault._catalog.catch_up()
+        return vault
+
+    @classmethod
+    def open_read_only(cls, path: str | os.PathLike[str]) -> Vault:
+        """Open the vault at `path` to read it: no file of it is made, changed or locked, nor need be writable.
+
+        What is found damaged is not remembered for others. `put` and `collect_garbage` raise VaultError.
+
+        Raises:
+            VaultError: there is no vault, it cannot be read, or it holds packs of a newer release.
+        """
+        place = _absolute(path)
+        vault = cls(ReadOnlyPackDirectory(place), Index(IndexCopy(place / INDEX)), None)
+        vault._directory.create()
         vault._catalog.catch_up()
         return vault
 
@@ -95,6 +112,7 @@ class Vault:
             VaultError: no room, or the disk failed. Everything stored before is still there.
         """
         self._require_open()
+        self._directory.require_writable()
         intake = hash_intake(tensors or {}, blobs or {})
         reach("vault.hashed")
         known = self._catalog.stored(intake.unique, lasting=True)
@@ -188,6 +206,7 @@ class Vault:
             VaultError: another process is collecting.
         """
         self._require_open()
+        self._directory.require_writable()
         require_sane(reachable, grace_seconds, min_dead_share)
         return collect(
             self._directory,
@@ -244,3 +263,9 @@ class Vault:
     def _require_open(self) -> None:
         if self._closed:
             raise VaultError(f"the vault {self._path} is closed: open it again with Vault.open")
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise UsageError("a vault needs a path, got an empty one; Vault.in_memory() needs none")
+    return Path(path).absolute()

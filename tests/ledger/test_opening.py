@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from uuid import UUID
 
 import pytest
+from privileges import without_privileges
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
@@ -22,8 +19,6 @@ from esper_es.ledger.database import open_database
 from esper_es.ledger.recorder import SQLAlchemyRecorder
 
 from .events import event, history
-
-NOBODY = 65534
 
 
 def pragma(engine: Engine, name: str) -> object:
@@ -182,27 +177,6 @@ def test_a_database_whose_tables_are_in_the_way_is_refused(tmp_path: Path) -> No
     connection.close()
     with pytest.raises(LedgerError, match="table facts already exists"):
         open_database(f"sqlite:///{tmp_path / 'other.db'}")
-
-
-@pytest.fixture
-def public_directory() -> Iterator[Path]:
-    """A directory that other users than the one running the tests can reach."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
-
-
-@contextmanager
-def without_privileges() -> Iterator[None]:
-    """As an ordinary user: to root, nothing is read-only."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_directory_without_write_permission_is_named(public_directory: Path) -> None:
