@@ -16,6 +16,7 @@ from esper_es.domain.decisions import AdaptationDecision
 from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.state import ModelState
+from esper_es.exporting import exported
 from esper_es.fingerprints import fingerprint, state_fingerprint
 from esper_es.following import follow, unfollow
 from esper_es.moment import check_not_running
@@ -193,6 +194,25 @@ class Run:
             undo_version=self.version - 1,
             timings_ms={"total": watch.total()},
         )
+
+    def export(self, *, standalone: bool = False) -> nn.Module:
+        """Return a plain copy of the model: its modules have their own classes, and it computes the same, bit for
+        bit, which is proven on the example inputs.
+
+        It can be pickled, copied, saved and compiled. Names in its state dict are the model's, but for seeds that
+        do not take part yet, which are left out. Inserted residual layers, bypasses and blending seeds become
+        ``torch.fx.GraphModule``, inserted layers and skips inside one ``nn.Sequential`` plain children, so that
+        it needs no esper_es. Skips under a forward of your own, and layers added to or removed from blocks that
+        return structures, become forward hooks whose classes are ours: to load such a copy, esper_es must be
+        installed. Hooks of your own are left out.
+
+        Args:
+            standalone: refuse rather than return a copy that needs esper_es.
+
+        Raises:
+            UsageError: if it can't stand alone and must.
+        """
+        return exported(self.model, self.session.examples, standalone=standalone)
 
     def follow(self, average: nn.Module) -> None:
         """Change an average of the model (EMA, SWA) along with it from now on.
