@@ -8,13 +8,20 @@ from attrs import Attribute, field, frozen
 from attrs.validators import instance_of, optional
 
 from esper_es.domain.canonical import finite_numbers
+from esper_es.domain.errors import UsageError
 from esper_es.domain.facts import Fact
 
 NAMESPACE = UUID("6f0a4f3e-2f55-5a8e-9a63-6b1f2f0c7d11")
 
 
-def model_id(name: str) -> UUID:
-    """Return the id of the model with this name; the same name always gives the same id."""
+def model_id(name: object) -> UUID:
+    """Return the id of the model with this name; the same name always gives the same id.
+
+    Raises:
+        UsageError: for what can be no model's name.
+    """
+    if not isinstance(name, str) or not 1 <= len(name) <= 255 or not name.isprintable() or name.isspace():
+        raise UsageError(f"a model's name is a string of 1 to 255 printable characters, got {name!r}")
     return uuid5(NAMESPACE, name)
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class EsperError(Exception):
-    """Ancestor of every error that this package raises on purpose."""
+    """Ancestor of every error that this package raises on purpose.
+
+    Its message can be written anywhere: what no encoding holds stands there as an escape.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
 class UsageError(EsperError, ValueError):
@@ -21,7 +27,7 @@ class Refused(EsperError):
 
     def __init__(self, reason: str, check: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(self)
         self.check = check
 
 

@@ -60,8 +60,7 @@ def check_parts(module: object, optimizer: object, scheduler: object, scaler: ob
         raise UsageError(f"attach takes an nn.Module, got {type(module).__name__}")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise UsageError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    if not isinstance(name, str) or not name or len(name) > 255:
-        raise UsageError(f"a model's name is a string of 1 to 255 characters, got {name!r}")
+    model_id(name)
     for what, part in (("scheduler", scheduler), ("scaler", scaler)):
         if part is not None and not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
             raise UsageError(f"{what} must have state_dict and load_state_dict, got {type(part).__name__}")

@@ -202,14 +202,15 @@ class Engine:
             ConflictError: if the new name is taken.
         """
         self._require_writable("fork a model")
+        new_id = model_id(name)
         newest = self.state(source)
         state = with_captures_of(newest, self._at(newest, version))
-        if self.log.load(model_id(name)) is not None:
+        if self.log.load(new_id) is not None:
             raise ConflictError(f"the log knows a model {name!r} already; choose another name for the fork")
         history = self.log.history(state.id)
         facts = forked(state, history, name)
         moment = Moment(at=now(), epoch=0, step=0)
-        envelopes = enveloped(model_id(name), 0, facts, cause or Cause(), moment)
+        envelopes = enveloped(new_id, 0, facts, cause or Cause(), moment)
         folded(None, envelopes)
         self.log.append(envelopes)
         self._publisher.publish(envelopes)
@@ -245,7 +246,7 @@ class Engine:
         Raises:
             UsageError: if the log knows no such model or version.
         """
-        newest = self.log.load(model_id(name)) if isinstance(name, str) else None
+        newest = self.log.load(model_id(name))
         if newest is None:
             known = ", ".join(self.names()) or "none"
             raise UsageError(f"the log knows no model {name!r}; it knows: {known}")

@@ -24,6 +24,7 @@ from esper_es.operations import Request, refuse
 from esper_es.projections.metrics import SurgeryMetrics
 from esper_es.restoring import roll_back
 from esper_es.result import SurgeryResult
+from esper_es.scalars import Number, plain_numbers
 from esper_es.seeds import Seeds
 from esper_es.session import Session
 from esper_es.stopwatch import Stopwatch
@@ -134,11 +135,11 @@ class Run:
         """
         return self._deferrals.put(call, *args, **kwargs)
 
-    def epoch_end(self, metrics: Mapping[str, float] | None = None) -> None:
+    def epoch_end(self, metrics: Mapping[str, Number] | None = None) -> None:
         """Say that an epoch is over: seeds move on, surgeries on trial are judged, the capture policy acts.
 
         Args:
-            metrics: finite numbers, e.g. ``{"val_acc": 0.93}``.
+            metrics: finite numbers, e.g. ``{"val_acc": 0.93}``; scalars of NumPy and torch too.
 
         Raises:
             UsageError: for a metric that is not a finite number, or when a watched one is missing; nothing is
@@ -147,7 +148,7 @@ class Run:
         """
         if not isinstance(metrics, (Mapping, NoneType)):
             raise UsageError(f"epoch_end takes metrics by name, e.g. {{'val_acc': 0.93}}; got {metrics!r}")
-        finish_epoch(self.session, dict(metrics or {}))
+        finish_epoch(self.session, plain_numbers(metrics or {}, "metrics"))
         self._deferrals.settle()
 
     def capture(self, *, reason: str = "asked", cause: Cause | None = None) -> int:

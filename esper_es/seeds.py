@@ -25,6 +25,7 @@ from esper_es.operations import (
 from esper_es.planning.seeding import plan_cull, plan_fossilize, plan_germinate
 from esper_es.projections.live.modules import SeedSlot
 from esper_es.result import SurgeryResult
+from esper_es.scalars import Number, plain_numbers
 from esper_es.session import Session
 from esper_es.stopwatch import Stopwatch
 
@@ -73,7 +74,7 @@ class Seeds:
         seed: str,
         kernel: str,
         *,
-        evidence: Mapping[str, float] | None = None,
+        evidence: Mapping[str, Number] | None = None,
         override: str | None = None,
         cause: Cause | None = None,
         **arguments: int,
@@ -108,7 +109,7 @@ class Seeds:
         self,
         seed: str,
         *,
-        evidence: Mapping[str, float] | None = None,
+        evidence: Mapping[str, Number] | None = None,
         schedule: AlphaSchedule | None = None,
         override: str | None = None,
         cause: Cause | None = None,
@@ -132,7 +133,7 @@ class Seeds:
         self,
         trigger: str,
         seed: str,
-        evidence: Mapping[str, float] | None,
+        evidence: Mapping[str, Number] | None,
         schedule: AlphaSchedule | None,
         override: str | None,
         cause: Cause | None,
@@ -148,14 +149,15 @@ class Seeds:
         asked = {"evidence": _numbers(evidence), "override": override}
         return self._step(f"{trigger}_seed", seed, asked, cause, command)
 
-    def set_alpha(self, seed: str, alpha: float, *, cause: Cause | None = None) -> SurgeryResult:
+    def set_alpha(self, seed: str, alpha: Number, *, cause: Cause | None = None) -> SurgeryResult:
         """Set the weight of a blending seed's branch by hand; its ramp ends.
 
         Raises:
             UsageError: if alpha is not a number in [0, 1].
         """
-        command = partial(seed_commands.set_alpha, seed=seed, alpha=alpha)
-        return self._step("set_alpha", seed, {"alpha": alpha}, cause, command)
+        plain = plain_numbers({"alpha": alpha}, "set_alpha")
+        command = partial(seed_commands.set_alpha, seed=seed, alpha=plain["alpha"])
+        return self._step("set_alpha", seed, plain, cause, command)
 
     def cull(self, seed: str, *, reason: str = "", cause: Cause | None = None) -> SurgeryResult:
         """Remove a seed's module; its record stays, and after its embargo it is dormant again."""
@@ -166,7 +168,7 @@ class Seeds:
         self,
         seed: str,
         *,
-        evidence: Mapping[str, float] | None = None,
+        evidence: Mapping[str, Number] | None = None,
         override: str | None = None,
         cause: Cause | None = None,
     ) -> SurgeryResult:
@@ -235,7 +237,7 @@ class Seeds:
         )
 
 
-def _numbers(evidence: Mapping[str, float] | None) -> dict[str, float]:
+def _numbers(evidence: Mapping[str, Number] | None) -> dict[str, float]:
     if not isinstance(evidence, (Mapping, NoneType)):
         raise UsageError(f"evidence is numbers by name, e.g. {{'contribution': 0.01}}; got {evidence!r}")
-    return dict(evidence or {})
+    return plain_numbers(evidence or {}, "evidence")

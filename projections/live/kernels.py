@@ -86,7 +86,7 @@ def kernel_arguments(name: str, arguments: Mapping[str, Json]) -> dict[str, int]
     _, defaults = _KERNELS[name]
     if unknown := set(arguments) - set(defaults):
         takes = ", ".join(sorted(defaults)) or "no arguments"
-        raise UsageError(f"kernel {name!r} takes {takes}, not {', '.join(sorted(unknown))}")
+        raise UsageError(f"kernel {name!r} takes {takes}, not {', '.join(map(repr, sorted(unknown)))}")
     for key, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"kernel argument {key!r} must be a positive integer, got {value!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import NESTED_MLP
@@ -12,6 +13,7 @@ from torch import nn
 from training import adam, attached
 
 from esper_es import Engine, UsageError
+from esper_es.domain.facts import EpochEnded
 
 from .photograph import differences, photograph
 
@@ -92,7 +94,7 @@ MISUSES: dict[str, tuple[Act, str]] = {
     "an unknown kernel": (lambda run: run.seeds.germinate("known", "corn"), "unknown kernel 'corn'"),
     "an unknown argument of a kernel": (
         lambda run: run.seeds.germinate("known", "mlp", depth=2),
-        "kernel 'mlp' takes expansion, not depth",
+        "kernel 'mlp' takes expansion, not 'depth'",
     ),
     "an argument of a kernel below one": (
         lambda run: run.seeds.germinate("known", "mlp", expansion=0),
@@ -106,14 +108,31 @@ MISUSES: dict[str, tuple[Act, str]] = {
     "muting a seed without a module": (lambda run: run.seeds.muted("known").__enter__(), "holds no module"),
     "a metric that is not a number": (
         lambda run: run.epoch_end({"loss": float("nan")}),
-        "finite numbers only",
+        r"metrics\['loss'\] is nan; facts hold finite numbers only",
     ),
     "an infinite metric": (lambda run: run.epoch_end({"loss": float("inf")}), "finite numbers only"),
     "a metric in words": (lambda run: run.epoch_end({"loss": "low"}), "must be a number, got str"),
-    "a metric as a tensor": (
-        lambda run: run.epoch_end({"loss": torch.tensor(0.5)}),
-        "must be a number, got Tensor",
+    "a metric of several numbers": (
+        lambda run: run.epoch_end({"loss": torch.tensor([0.5])}),
+        r"metrics\['loss'\] must be a number, got Tensor",
     ),
+    "a metric without a value": (
+        lambda run: run.epoch_end({"loss": torch.zeros((), device="meta")}),
+        r"metrics\['loss'\] must be a number, got Tensor",
+    ),
+    "a complex metric": (
+        lambda run: run.epoch_end({"loss": torch.tensor(1j)}),
+        r"metrics\['loss'\] must be a number, got complex",
+    ),
+    "a metric of a tensor that is not finite": (
+        lambda run: run.epoch_end({"acc": 0.5, "loss": torch.tensor(float("nan"))}),
+        r"metrics\['loss'\] is nan; facts hold finite numbers only",
+    ),
+    "a metric of NumPy that is not finite": (
+        lambda run: run.epoch_end({"loss": np.float32("inf")}),
+        r"metrics\['loss'\] is inf",
+    ),
+    "a yes for a metric": (lambda run: run.epoch_end({"loss": np.True_}), "must be a number, got bool"),
     "a metric without a name": (lambda run: run.epoch_end({1: 0.5}), "names must be strings"),
     "metrics that are no mapping": (lambda run: run.epoch_end(0.5), "metrics by name"),
 }
@@ -201,8 +220,10 @@ def test_what_the_model_forbids_is_refused_and_recorded(refused: str, engine: En
 
 ATTACHMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "no module": ({"model": "net"}, "takes an nn.Module, got str"),
-    "no name": ({"name": ""}, "string of 1 to 255 characters"),
-    "a name that is no string": ({"name": 7}, "string of 1 to 255 characters"),
+    "no name": ({"name": ""}, "1 to 255 printable characters"),
+    "a name beyond Unicode": ({"name": "\ud800"}, "1 to 255 printable characters"),
+    "a name of several lines": ({"name": "a\nb"}, "1 to 255 printable characters"),
+    "a name that is no string": ({"name": 7}, "1 to 255 printable characters"),
     "no optimizer": ({"optimizer": "adam"}, "must be a torch.optim.Optimizer, got str"),
     "no scheduler": ({"scheduler": 3}, "scheduler must have state_dict"),
     "no scaler": ({"scaler": 3}, "scaler must have state_dict"),
@@ -244,3 +265,37 @@ def test_a_metric_beyond_all_floats_is_misuse(engine: Engine) -> None:
     run = attached(engine, NESTED_MLP)
     with pytest.raises(UsageError):
         run.epoch_end({"loss": 10**400})
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        0.5,
+        np.float64(0.5),
+        np.float32(0.5),
+        np.float16(0.5),
+        np.array(0.5),
+        torch.tensor(0.5),
+        torch.tensor(0.5).half(),
+    ],
+    ids=lambda number: f"{type(number).__name__}-{getattr(number, 'dtype', '')}",
+)
+def test_a_metric_may_be_a_scalar_of_numpy_or_torch(number: Any, engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    run.epoch_end({"loss": number})
+    fact = engine.history("model")[-1].fact
+    assert isinstance(fact, EpochEnded)
+    assert (fact.metrics, type(fact.metrics["loss"])) == ({"loss": 0.5}, float)
+
+
+def test_a_metric_may_be_an_integer_scalar(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    run.epoch_end({"hits": torch.tensor(7), "misses": np.int64(3)})
+    assert dict(run.state.lineage.metrics) == {"hits": 7.0, "misses": 3.0}
+
+
+def test_evidence_and_alpha_may_be_scalars_too(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    run.seeds.plant("seed", "0")
+    assert run.seeds.germinate("seed", "mlp", evidence={"gain": np.float32(0.5)}).success
+    assert run.seeds.set_alpha("seed", torch.tensor(0.5)).check == "lifecycle"
