@@ -122,7 +122,7 @@ def check_structure(session: Session) -> None:
         UsageError: otherwise, naming modules that differ.
     """
     known, found = session.state.architecture, describe(session.live.module)
-    if found.fingerprint == known.fingerprint:
+    if found == known or found.fingerprint == known.fingerprint:
         return
     paths = {*known.nodes, *found.nodes}
     differing = sorted(path or "(root)" for path in paths if known.nodes.get(path) != found.nodes.get(path))

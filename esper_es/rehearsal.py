@@ -108,7 +108,8 @@ def _try_edits(shadow: nn.Module, plan: Plan, after: Architecture) -> None:
         apply_edits(Live(shadow), plan.edits, Recorded(Planned(plan.tensors)), Journal())
     except (KeyError, ValueError, RuntimeError) as error:
         raise Refused(f"the planned edits do not fit the model: {error}", "edits") from error
-    if describe(shadow).fingerprint != after.fingerprint:
+    found = describe(shadow)
+    if found != after and found.fingerprint != after.fingerprint:
         raise Refused(
             "the planned edits would make another architecture of the model than the log would tell of",
             "edits",

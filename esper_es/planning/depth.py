@@ -29,6 +29,11 @@ class DepthMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for parameter in parameters:
             self.weights[parameter] = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not wrap the mode for torch.compile: that would import the compiler, a second of start-up."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

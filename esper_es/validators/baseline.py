@@ -82,13 +82,16 @@ def gradients_of(module: nn.Module, examples: ExampleInputs) -> Mapping[str, tor
             module.train()
             args, kwargs = examples.fresh()
             outputs = [t for t in tensors_in(module(*args, **kwargs)) if t.requires_grad]
-            names = [n for n, t, role in named_tensors(module) if role == "parameter" and t.requires_grad]
-            parameters = [module.get_parameter(name) for name in names]
-            if not outputs or not parameters:
-                return dict.fromkeys(names)
+            trained = {
+                name: tensor
+                for name, tensor, role in named_tensors(module)
+                if role == "parameter" and tensor.requires_grad
+            }
+            if not outputs or not trained:
+                return dict.fromkeys(trained)
             loss = torch.stack([(t.float() ** 2).sum() + t.float().sum() for t in outputs]).sum()
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            return dict(zip(names, found, strict=True))
+            found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+            return dict(zip(trained, found, strict=True))
         except Exception as error:
             raise Refused(
                 "the model does not run forward and backward in training mode on its example inputs: "
