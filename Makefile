@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test bench lint types layers links wheel-test clean
+.PHONY: help install run test bench zoo lint types layers links wheel-test clean
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,9 @@ test: $(INSTALLED) ## All tests.
 
 bench: $(INSTALLED) ## What surgery, captures and replays cost; WRITE=--write keeps it in docs/.
 	$(VENV)/bin/python -m benchmarks $(WRITE)
+
+zoo: $(INSTALLED) ## Every surgery on all models of the zoo, some minutes; written to docs/zoo.md.
+	cd tests && $(CURDIR)/$(VENV)/bin/python -m zoo --write
 
 lint: $(INSTALLED) ## Style.
 	$(VENV)/bin/ruff check

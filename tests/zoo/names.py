@@ -1,0 +1,25 @@
+"""The names of all that the zoo keeps, to be had without the libraries that make the models."""
+
+NAMES = (
+    "GPT-2",
+    "Llama",
+    "BERT",
+    "T5",
+    "Mixtral",
+    "ViT",
+    "ResNet",
+    "timm ResNet",
+    "timm ConvNeXt",
+    "timm EfficientNet",
+    "timm DenseNet",
+    "timm ViT",
+    "timm Swin",
+    "timm Mixer",
+    "U-Net",
+    "C2f",
+    "grouped convolutions",
+    "LSTM",
+    "TransformerEncoder",
+    "shared layer",
+    "branches",
+)

@@ -1,0 +1,83 @@
+"""The page of the zoo, in Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import timm
+import torch
+import transformers
+
+from .report import Visit
+
+HEADER = (
+    "model | parameters | groups free | pinned | grown | shrunk | insert | remove | skip | outputs moved by, at most | "
+    "bit for bit | replayed | compiles | ms per surgery"
+)
+
+
+def page(visits: Sequence[Visit]) -> str:
+    """Return the page about some visits."""
+    rows = "\n".join(f"| {row} |" for row in (HEADER, re.sub(r"[^|]+", "---", HEADER), *map(_row, visits)))
+    wrong = [f"* {visit.species}: {problem}" for visit in visits for problem in visit.wrong]
+    return f"""# The zoo
+
+Written by `make zoo`, with torch {torch.__version__}, transformers {transformers.__version__} and
+timm {timm.__version__}.
+
+Every model is built from a configuration, tiny, with random weights; every group of channels that nothing pins is
+widened and narrowed by one unit (a channel, a head, a group of query heads, a gate unit); one layer is inserted, one
+removed and one skip added. After each surgery the outputs are compared with what they should be (after widening and
+insertion: what they were; after narrowing: those of the model in which nothing reads the unit that went), 20 steps of
+Adam are taken, the model is compiled as one graph where it could be before, and rolled back, which must give back
+the whole state bit for bit; the version is replayed in another process, which must come to the same bytes.
+
+{rows}
+
+Outputs are compared in single precision, relative to the largest; a bound of 2e-6 holds for sums in another order.
+They are known unless something is computed over all the channels of the group (a norm over a residual stream).
+
+## What was wrong
+
+{chr(10).join(wrong) or "Nothing."}
+
+## What was refused, and why
+
+{_counted((visit.species, f"{o.surgery}: {_shortened(o.refused)}") for visit in visits for o in visit.refused)}
+
+## What is pinned, and why
+
+{_counted((visit.species, _shortened(pin)) for visit in visits for pin in visit.pins)}
+"""
+
+
+def _row(visit: Visit) -> str:
+    exact = sum(moved == 0 for moved in visit.moved)
+    cells = (
+        visit.species,
+        f"{visit.parameters:,}",
+        str(len(visit.of("grow"))),
+        str(len(visit.pins)),
+        *(visit.done(kind) for kind in ("grow", "shrink", "insert", "remove", "skip")),
+        f"{max(visit.moved, default=0.0):.0e}",
+        f"{exact}/{len(visit.moved)}",
+        f"{visit.replays - len(visit.differing)}/{visit.replays}",
+        "yes" if visit.compiles else "never did",
+        f"{visit.milliseconds:.0f}",
+    )
+    return " | ".join(cells)
+
+
+def _shortened(reason: str) -> str:
+    """Return a reason without the numbers that differ between like cases."""
+    return re.sub(r"\d+(, \d+)*", "N", reason)[:300].replace("|", "/")
+
+
+def _counted(reasons: Iterable[tuple[str, str]]) -> str:
+    counts = Counter(reasons)
+    return (
+        "\n".join(f"* {species} ({count}): {reason}" for (species, reason), count in counts.items())
+        or "Nothing."
+    )

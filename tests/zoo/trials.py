@@ -1,0 +1,201 @@
+"""Surgery tried on one model of the zoo: what was done, what was refused, and every law that did not hold."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+
+from esper_es import Engine, SurgeryResult
+from esper_es.projections.live.describe import describe
+
+from .looking import compiles, difference, outputs, train
+from .masking import silenced
+from .outcomes import Outcome, Version
+from .species import Species
+from .widths import Width, free_widths
+
+PRESERVED = 2e-6
+"""Largest relative difference, in single precision, of outputs that differ by the order of sums only."""
+STEPS = 20
+
+STIR = 0.1
+
+Expected = Callable[[nn.Module, SurgeryResult], list[Tensor] | None]
+"""From the model before a surgery and its result: the outputs after it; None where nothing says."""
+
+
+class Trials:
+    """A model of the zoo, attached and trained a little, to which every trial comes back.
+
+    Args:
+        species: the model.
+        engine: to whose log it is attached.
+
+    Attributes:
+        versions: what surgeries led to, for replays elsewhere.
+        compiles: whether the model can be compiled as one graph at all.
+    """
+
+    def __init__(self, species: Species, engine: Engine) -> None:
+        torch.manual_seed(7)
+        self.species = species
+        self.inputs = species.inputs()
+        self.versions: list[Version] = []
+        model = _stirred(species.build())
+        self._optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        self.run = engine.attach(
+            model,
+            species.name,
+            example_inputs=self.inputs,
+            optimizer=self._optimizer,
+            blueprint=species.blueprint,
+        )
+        train(model, self._optimizer, self.inputs, 2)
+        self._home = self.run.capture()
+        self._state = self.run.state_fingerprint
+        self.compiles = not compiles(model, self.inputs)
+
+    def widths(self) -> tuple[Width, ...]:
+        """Return the groups that can come and go."""
+        return tuple(free_widths(self.run.surgeon.trace()))
+
+    def pins(self) -> list[str]:
+        """Return, for each group that can't come or go, why not."""
+        groups = self.run.surgeon.trace().width_groups
+        return ["; ".join(sorted({pin.reason for pin in g.pins})) for g in groups if not g.free]
+
+    def grow(self, width: Width, *, compiled: bool = False) -> Outcome:
+        """Widen a group by one unit. Unless something is computed over all channels, the function stays."""
+
+        def expected(before: nn.Module, _: SurgeryResult) -> list[Tensor] | None:
+            return None if width.group.reduced_by else outputs(before, self.inputs)
+
+        return self._width("grow", width, 1, expected, compiled)
+
+    def shrink(self, width: Width, *, compiled: bool = False) -> Outcome:
+        """Narrow a group by one unit. Unless something is computed over all channels, the rest computes what it
+        computed beside a unit that nobody reads."""
+
+        def expected(before: nn.Module, result: SurgeryResult) -> list[Tensor] | None:
+            if width.group.reduced_by:
+                return None
+            return outputs(silenced(before, width.group, result.details["kept_units"]), self.inputs)
+
+        return self._width("shrink", width, -1, expected, compiled)
+
+    def insert(self, *, compiled: bool = False) -> Outcome:
+        """Insert a residual branch, which starts as nothing."""
+        after, spec = self.species.insert
+        return self._tried(
+            "insert",
+            after,
+            lambda: self.run.surgeon.add_layer(
+                after_layer=after, new_layer=spec, layer_name="zoo_layer", connection_type="residual"
+            ),
+            lambda before, _: outputs(before, self.inputs),
+            compiled,
+        )
+
+    def remove(self, *, compiled: bool = False) -> Outcome:
+        """Take a layer out."""
+        layer = self.species.remove
+        return self._tried(
+            "remove",
+            layer,
+            lambda: self.run.surgeon.remove_layer(layer_name=layer),
+            lambda before, result: None,
+            compiled,
+        )
+
+    def skip(self, *, compiled: bool = False) -> Outcome:
+        """Add the output of one layer to that of another."""
+        source, target = self.species.skip
+        return self._tried(
+            "skip",
+            f"{source} to {target}",
+            lambda: self.run.surgeon.add_skip_connection(from_layer=source, to_layer=target),
+            lambda before, result: None,
+            compiled,
+        )
+
+    def _width(self, surgery: str, width: Width, units: int, expected: Expected, compiled: bool) -> Outcome:
+        group = width.group
+        if not width.layer:
+            refused = "no layer's output is this group alone"
+            return Outcome(species=self.species.name, surgery=surgery, target=group.tensor, refused=refused)
+        return self._tried(
+            surgery,
+            width.layer,
+            lambda: self.run.surgeon.modify_layer_width(
+                layer_name=width.layer, new_width=group.size + units * group.unit_size
+            ),
+            expected,
+            compiled,
+        )
+
+    def _tried(
+        self,
+        surgery: str,
+        target: str,
+        operate: Callable[[], SurgeryResult],
+        expected: Expected,
+        compiled: bool,
+    ) -> Outcome:
+        """Operate, look at everything that must hold, and go back."""
+        before = copy.deepcopy(self.run.model)
+        began = time.perf_counter()
+        result = operate()
+        seconds = time.perf_counter() - began
+        moved, wrong = None, []
+        if result.success:
+            moved, wrong = self._examined(before, result, expected, compiled and self.compiles)
+            if not self.run.rollback(self._home).success:
+                wrong.append("the rollback was refused")
+        if self.run.state_fingerprint != self._state:
+            wrong.append("the state is not back to what it was, bit for bit")
+        return Outcome(
+            species=self.species.name,
+            surgery=surgery,
+            target=target,
+            refused=result.error or "" if not result.success else "",
+            moved=moved,
+            wrong=tuple(wrong),
+            seconds=seconds,
+        )
+
+    def _examined(
+        self, before: nn.Module, result: SurgeryResult, expected: Expected, compiled: bool
+    ) -> tuple[float | None, list[str]]:
+        model, wrong = self.run.model, []
+        name = self.species.name
+        self.versions.append(Version(model=name, number=self.run.version, fingerprint=self.run.fingerprint))
+        if describe(model).fingerprint != self.run.architecture.fingerprint:
+            wrong.append("the log says another architecture than the model has")
+        should = expected(before, result)
+        moved = None if should is None else difference(should, outputs(model, self.inputs))
+        if moved is not None and not moved <= PRESERVED:
+            wrong.append(f"the outputs moved by {moved:.1e}")
+        if compiled and (problem := compiles(model, self.inputs)):
+            wrong.append(f"it does not compile any more: {problem}")
+        try:
+            loss = train(model, self._optimizer, self.inputs, STEPS)
+        except Exception as error:  # noqa: BLE001  (whatever training raises is the finding)
+            wrong.append(f"it does not train any more: {type(error).__name__}: {error}")
+        else:
+            if not isfinite(loss):
+                wrong.append(f"its loss is {loss} after {STEPS} steps")
+        return moved, wrong
+
+
+def _stirred(model: nn.Module) -> nn.Module:
+    """Return the model with noise on all that it learns: a head or a layer scale that starts at zero hides what is
+    wrong behind it."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * STIR)
+    return model
