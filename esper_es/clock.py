@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import evolve
 
@@ -16,7 +16,7 @@ from esper_es.domain.clock_commands import (
 )
 from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import LedgerError
-from esper_es.domain.facts import Fact
+from esper_es.domain.facts import Fact, StateCaptured
 from esper_es.domain.model import Moment, recorded
 from esper_es.noticing import compare, notice
 from esper_es.operations import check_structure, commit_edits
@@ -73,14 +73,20 @@ def finish_epoch(session: Session, metrics: Mapping[str, float]) -> None:
         return
     after, _ = recorded(session.state, leading, ENGINE, moment)
     facts = [*leading, *tick_seeds(after)]
-    commit_edits(session, facts, ENGINE)
-    _capture_by_policy(session)
-
-
-def _capture_by_policy(session: Session) -> None:
     every = session.state.capture_policy.every_n_epochs
-    if every is not None and session.state.epoch % every == 0:
-        capture_now(session, f"every {every} epochs", ENGINE)
+    if every is None or ended.epoch % every:
+        commit_edits(session, facts, ENGINE)
+        return
+    check_structure(session)
+    commit_edits(session, facts, ENGINE, lambda: (_capture_behind(session, facts, f"every {every} epochs"),))
+    release_old_captures(session)
+
+
+def _capture_behind(session: Session, facts: Sequence[Fact], reason: str) -> StateCaptured:
+    captured = store_capture(session.live, session.vault, reason)
+    if not any(getattr(fact, "edits", ()) for fact in facts):
+        compare(session, captured)
+    return evolve(captured, of_version=session.state.version + len(facts))
 
 
 def capture_now(session: Session, reason: str, cause: Cause) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -186,12 +186,20 @@ def _apply_and_commit(
     release_old_captures(session)
 
 
-def commit_edits(session: Session, facts: Sequence[Fact], cause: Cause) -> None:
+def commit_edits(
+    session: Session, facts: Sequence[Fact], cause: Cause, closing: Callable[[], tuple[Fact, ...]] = tuple
+) -> None:
     """Commit facts that change no structure, after applying their edits; if either fails, neither happened.
+
+    Args:
+        session: the run.
+        facts: to commit.
+        cause: who and why.
+        closing: makes facts that go behind them, once the edits are applied.
 
     Raises:
         UsageError: if an average that follows the model was changed by itself.
-        ConflictError, LedgerError: if they can't be recorded; the model is as before.
+        ConflictError, LedgerError, VaultError: if they can't be recorded; the model is as before.
     """
     check_followers(session)
     journal = Journal()
@@ -201,7 +209,7 @@ def commit_edits(session: Session, facts: Sequence[Fact], cause: Cause) -> None:
             if isinstance(fact, (SeedAdvanced, AlphaChanged)):
                 apply_edits(session.live, fact.edits, Derived(), journal)
         reach("operation.applied")
-        envelopes = session.append(facts, cause)
+        envelopes = session.append((*facts, *closing()), cause)
     except BaseException:
         if session.state.version == version:
             journal.undo()

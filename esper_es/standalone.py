@@ -11,6 +11,7 @@ from torch import nn
 from esper_es.attaching import Terms, attached
 from esper_es.domain.constraints import SurgeryConstraints
 from esper_es.domain.envelope import Cause
+from esper_es.domain.errors import UsageError
 from esper_es.ledger.database import open_database
 from esper_es.ledger.log import Log
 from esper_es.projections.audit import project
@@ -21,6 +22,31 @@ from esper_es.shadow import shadow_of
 from esper_es.vault import Vault
 
 _COPIES = itertools.count()
+
+
+class Borrowed(Live):
+    """A model that lives only as long as others hold it."""
+
+    __slots__ = ("_borrowed",)
+    _borrowed: weakref.ref[nn.Module]
+
+    def __init__(self, module: nn.Module) -> None:
+        lent = Live(module)
+        for name in ("optimizer", "scheduler", "scaler", "followers"):
+            object.__setattr__(self, name, getattr(lent, name))
+        object.__setattr__(self, "_borrowed", weakref.ref(module))
+
+    @property
+    def module(self) -> nn.Module:
+        """The model.
+
+        Raises:
+            UsageError: if nobody holds it any more.
+        """
+        module: nn.Module | None = self._borrowed()
+        if module is None:
+            raise UsageError("the model of this surgeon is gone; give it one that you hold")
+        return module
 
 
 def in_memory_session(
@@ -40,7 +66,7 @@ def in_memory_session(
         lifecycle=None,
     )
     log = Log(open_database(":memory:"), [project])
-    live = Live(model)
+    live = Borrowed(model)
     return attached(log, Vault.in_memory(), Publisher(), live, example_inputs, "model", terms, Cause())
 
 

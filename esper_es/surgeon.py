@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -30,8 +31,8 @@ from esper_es.tracing import Trace
 class ModelSurgeon:
     """Performs surgery on models: on the one of a run (``run.surgeon``), or on any given as ``model``.
 
-    Alone, as ``ModelSurgeon()``, it keeps each model it is given, and a log of its own in memory for it, as long
-    as it lives. No constraints hold there unless they are given.
+    Alone, as ``ModelSurgeon()``, it keeps a log in memory for each model it is given, as long as that lives; it keeps
+    no model alive. No constraints hold there unless they are given.
 
     Args:
         session: of the run, for ``run.surgeon``.
@@ -49,7 +50,7 @@ class ModelSurgeon:
         self._session = session
         self._constraints = constraints
         self._example_inputs = example_inputs
-        self._sessions: dict[nn.Module, Session] = {}
+        self._sessions: WeakKeyDictionary[nn.Module, Session] = WeakKeyDictionary()
         self.operation_history: list[SurgeryResult] = []
 
     def add_layer(

@@ -146,14 +146,43 @@ def test_a_log_that_cannot_be_written_does_not_stop_training(
     assert run.session.step == 3
 
 
-def test_an_epoch_that_could_not_be_captured_has_ended_all_the_same(url: str) -> None:
+@pytest.mark.parametrize("blending", [False, True])
+def test_an_epoch_that_the_vault_has_no_room_for_has_not_ended(blending: bool, tmp_path: Path) -> None:
+    url, place = f"sqlite:///{tmp_path / 'runs.db'}", tmp_path / "runs.vault"
     with Engine(url) as engine:
         run = attached(engine, NESTED_MLP, adam, capture=CapturePolicy(every_n_epochs=1))
-        train_run(run, NESTED_MLP)
-        with failpoints.raising("vault.writing", NO_SPACE), pytest.raises((OSError, VaultError)):
+        run.seeds.plant("seed", "0")
+        if blending:
+            run.seeds.germinate("seed", "mlp")
+            run.seeds.advance("seed")
             run.epoch_end()
-        assert (run.epoch, engine.state("model")) == (1, run.state)
-        assert run.capture() == run.version
+            run.seeds.advance("seed")
+        size = engine.vault.size_bytes()
+    with Engine(url, vault=Vault.open(place, quota_bytes=size)) as engine:
+        run = attached(engine, NESTED_MLP, adam)
+        train_run(run, NESTED_MLP)
+        before, version, epoch, seeds = photograph(run), run.version, run.epoch, dict(run.state.seeds)
+        with pytest.raises(VaultError, match="quota"):
+            run.epoch_end({"score": 0.5})
+        assert differences(before, photograph(run)) == []
+        assert (run.version, run.epoch, dict(run.state.seeds)) == (version, epoch, seeds)
+        assert engine.state("model") == run.state
+    with Engine(url, vault=Vault.open(place)) as engine:
+        run = attached(engine, NESTED_MLP, adam)
+        run.epoch_end({"score": 0.5})
+        assert run.epoch == epoch + 1
+        assert run.rollback(run.version).success
+
+
+def test_the_end_of_an_epoch_and_its_capture_are_one_transaction(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP, adam, capture=CapturePolicy(every_n_epochs=1))
+    train_run(run, NESTED_MLP)
+    with (
+        failpoints.raising("ledger.inserted", LedgerError("the database is away")),
+        pytest.raises(LedgerError, match="away"),
+    ):
+        run.epoch_end()
+    assert (run.epoch, engine.state("model")) == (0, run.state)
 
 
 def packs(run: Run) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -148,3 +150,20 @@ def test_something_else_than_a_decision_is_misuse(engine: Engine) -> None:
     run = attached(engine, CONV_NET)
     with pytest.raises(UsageError, match="AdaptationDecision"):
         run.apply("add_layer")  # type: ignore[arg-type]
+
+
+def test_a_surgeon_alone_keeps_no_model_alive() -> None:
+    surgeon, model = ModelSurgeon(), three_layers()
+    assert surgeon.modify_layer_width(model=model, layer_name="0", new_width=40).success
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    assert len(surgeon._sessions) == 0
+
+
+def test_a_surgeon_alone_goes_on_with_a_model_as_long_as_it_is_held() -> None:
+    surgeon, model = ModelSurgeon(), three_layers()
+    surgeon.modify_layer_width(model=model, layer_name="0", new_width=40)
+    gc.collect()
+    assert surgeon.modify_layer_width(model=model, layer_name="0", new_width=41).version > 4
