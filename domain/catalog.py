@@ -35,7 +35,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("state.rolled_back", 1, facts.RolledBack),
     Entry("surgery.layer_added", 1, facts.LayerAdded),
     Entry("surgery.layer_removed", 1, facts.LayerRemoved),
-    Entry("surgery.layer_width_modified", 1, facts.LayerWidthModified),
+    Entry("surgery.layer_width_modified", 2, facts.LayerWidthModified),
     Entry("surgery.skip_connection_added", 1, facts.SkipConnectionAdded),
     Entry("surgery.skip_connection_removed", 1, facts.SkipConnectionRemoved),
     Entry("surgery.refused", 1, facts.SurgeryRefused),
@@ -64,6 +64,7 @@ def _with(**added: Json) -> Upcaster:
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("clock.training_continued", 1): _with(moved=[]),
+    ("surgery.layer_width_modified", 1): _with(dimension=None, units=None, method=""),
 }
 """``(name, old schema)`` to the function that yields the JSON of schema + 1."""
 

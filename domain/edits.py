@@ -123,8 +123,31 @@ class ScaleTensor:
 
 
 @frozen
+class ScaleSlice:
+    """Multiply some entries along one dimension of a tensor by a number.
+
+    Attributes:
+        tensor: state-dict name.
+        dim: the dimension.
+        indices: the entries.
+        factor: applied in the tensor's own dtype.
+    """
+
+    tensor: str
+    dim: int
+    indices: IndexMap
+    factor: float
+
+
+@frozen
 class SetAttribute:
-    """Set a plain attribute of a module that its config shows, e.g. ``out_features``."""
+    """Set a plain attribute of a module, e.g. ``out_features``; the module's config shows it from then on.
+
+    Attributes:
+        path: of the module.
+        name: of the attribute; dotted to reach into a plain object that the module holds: ``config.hidden_size``.
+        value: numbers, strings, and lists of them, which stay tuples where the attribute is one.
+    """
 
     path: str
     name: str
@@ -159,6 +182,7 @@ Edit = (
     | ReplaceModule
     | ResizeTensor
     | ScaleTensor
+    | ScaleSlice
     | SetAttribute
     | SetScalar
     | Connect
@@ -171,6 +195,7 @@ EDIT_NAMES: Mapping[type, str] = {
     ReplaceModule: "replace_module",
     ResizeTensor: "resize_tensor",
     ScaleTensor: "scale_tensor",
+    ScaleSlice: "scale_slice",
     SetAttribute: "set_attribute",
     SetScalar: "set_scalar",
     Connect: "connect",

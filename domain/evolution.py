@@ -23,6 +23,7 @@ from esper_es.domain.edits import (
     RemoveModule,
     ReplaceModule,
     ResizeTensor,
+    ScaleSlice,
     ScaleTensor,
     SetAttribute,
     SetScalar,
@@ -94,11 +95,25 @@ def _set_attribute(architecture: Architecture, edit: SetAttribute) -> Architectu
 
 
 def _same_shape(architecture: Architecture, edit: SetScalar | ScaleTensor) -> Architecture:
-    try:
-        architecture.tensor(edit.tensor)
-    except KeyError:
-        raise ValueError(f"there is no tensor {edit.tensor!r}") from None
+    _spec(architecture, edit.tensor)
     return architecture
+
+
+def _scale_slice(architecture: Architecture, edit: ScaleSlice) -> Architecture:
+    spec = _spec(architecture, edit.tensor)
+    if not 0 <= edit.dim < len(spec.shape):
+        raise ValueError(f"tensor {edit.tensor!r} has {len(spec.shape)} dimensions, there is no {edit.dim}")
+    edit.indices.require_fits(spec.shape[edit.dim])
+    if edit.indices.added:
+        raise ValueError(f"entries of {edit.tensor!r} that do not exist can't be scaled")
+    return architecture
+
+
+def _spec(architecture: Architecture, tensor: str) -> TensorSpec:
+    try:
+        return architecture.tensor(tensor)
+    except KeyError:
+        raise ValueError(f"there is no tensor {tensor!r}") from None
 
 
 def _connect(architecture: Architecture, edit: Connect) -> Architecture:
@@ -168,6 +183,7 @@ _STEPS: dict[type, Callable[[Architecture, Any], Architecture]] = {
     ReplaceModule: _replace,
     ResizeTensor: _resize,
     ScaleTensor: _same_shape,
+    ScaleSlice: _scale_slice,
     SetAttribute: _set_attribute,
     SetScalar: _same_shape,
     Connect: _connect,

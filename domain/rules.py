@@ -89,6 +89,19 @@ def check_skip_count(state: ModelState) -> None:
         )
 
 
+def check_parameters(state: ModelState, count: int) -> None:
+    """Refuse more parameters than ``max_parameter_increase`` allows; fewer than now are always allowed."""
+    if state.constraints is None or count <= state.architecture.parameter_count:
+        return
+    born = max(state.base.architecture.parameter_count, 1)
+    require_at_most(
+        "max_parameter_increase",
+        count / born,
+        state.constraints.max_parameter_increase,
+        f"{count} parameters over {born} at birth",
+    )
+
+
 def check_resources(state: ModelState, after: Architecture, effects: Effects) -> None:
     """Refuse a change that makes the model too large or too deep.
 
@@ -98,14 +111,7 @@ def check_resources(state: ModelState, after: Architecture, effects: Effects) ->
     limits = state.constraints
     if limits is None:
         return
-    born = max(state.base.architecture.parameter_count, 1)
-    if after.parameter_count > state.architecture.parameter_count:
-        require_at_most(
-            "max_parameter_increase",
-            after.parameter_count / born,
-            limits.max_parameter_increase,
-            f"{after.parameter_count} parameters over {born} at birth",
-        )
+    check_parameters(state, after.parameter_count)
     if effects.memory_bytes > state.lineage.memory_bytes:
         require_at_most(
             "max_memory_increase_mb",

@@ -113,6 +113,9 @@ def modify_layer_width(
     new_width: int,
     initialization: str,
     kept_units: Sequence[int] | None,
+    dimension: int | None = None,
+    units: tuple[int, int] | None = None,
+    method: str = "",
 ) -> tuple[Fact, ...]:
     """Widen or narrow a layer.
 
@@ -128,6 +131,9 @@ def modify_layer_width(
         new_width=new_width,
         initialization=initialization,
         kept_units=None if kept_units is None else tuple(kept_units),
+        dimension=dimension,
+        units=units,
+        method=method,
         edits=change.edits,
         effects=change.effects,
         base_capture=change.base_capture(state),

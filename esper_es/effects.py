@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from esper_es.domain.architecture import Architecture, join_path, relative_path
-from esper_es.domain.edits import AddModule, Edit, RemoveModule, ReplaceModule, ResizeTensor, ScaleTensor
+from esper_es.domain.edits import (
+    AddModule,
+    Edit,
+    RemoveModule,
+    ReplaceModule,
+    ResizeTensor,
+    ScaleSlice,
+    ScaleTensor,
+)
 from esper_es.domain.facts import Effects
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.names import tensor_at
@@ -64,7 +72,7 @@ def _optimizer_effects(live: Live, edits: Sequence[Edit]) -> dict[str, str]:
         if isinstance(edit, ResizeTensor):
             if isinstance(tensor_at(live.module, edit.tensor), nn.Parameter):
                 effects[edit.tensor] = "resized"
-        elif isinstance(edit, ScaleTensor):
+        elif isinstance(edit, (ScaleTensor, ScaleSlice)):
             effects[edit.tensor] = "kept"
         elif isinstance(edit, AddModule):
             effects |= _of_new_module(edit)

@@ -40,13 +40,30 @@ class LayerRemoved:
 
 @frozen(kw_only=True)
 class LayerWidthModified:
-    """A layer became wider or narrower, and everything that is fed by it followed."""
+    """A layer became wider or narrower, and everything that is fed by it followed.
+
+    Attributes:
+        layer_name: the layer.
+        old_width: channels before.
+        new_width: channels after.
+        initialization: asked for.
+        kept_units: ordinals of the units that stayed, when the layer became narrower.
+        dimension: of the layer's weight that was resized; None where nobody recorded it.
+        units: how many units (channels, heads) there were before and are after; None where nobody recorded it.
+        method: what was done about new entries, in a few words.
+        edits: what was done.
+        effects: what it did.
+        base_capture: version of the capture right before.
+    """
 
     layer_name: str
     old_width: int
     new_width: int
     initialization: str
     kept_units: tuple[int, ...] | None = None
+    dimension: int | None = None
+    units: tuple[int, int] | None = None
+    method: str = ""
     edits: tuple[Edit, ...]
     effects: Effects
     base_capture: int | None

@@ -20,6 +20,7 @@ from esper_es.domain.edits import (
     RemoveModule,
     ReplaceModule,
     ResizeTensor,
+    ScaleSlice,
     ScaleTensor,
     SetAttribute,
     SetScalar,
@@ -85,6 +86,11 @@ def _scale(edit: ScaleTensor) -> str:
     return f"multiply {edit.tensor} by {edit.factor!r}"
 
 
+def _scale_slice(edit: ScaleSlice) -> str:
+    slices = count(len(edit.indices), "slice")
+    return f"multiply {slices} of {edit.tensor} along dimension {edit.dim} by {edit.factor!r}"
+
+
 def _set_attribute(edit: SetAttribute) -> str:
     return f"set {place(edit.path)} {edit.name} to {inline(edit.value)}"
 
@@ -111,6 +117,7 @@ _WORDS: Final[Mapping[type, Callable[[Any], str]]] = {
     ReplaceModule: _replace,
     ResizeTensor: _resize,
     ScaleTensor: _scale,
+    ScaleSlice: _scale_slice,
     SetAttribute: _set_attribute,
     SetScalar: _set_scalar,
     Connect: _connect,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from attrs import evolve
 
 from esper_es.domain.architecture import Architecture
-from esper_es.domain.edits import Edit, ScaleTensor, SetScalar
+from esper_es.domain.edits import Edit, ScaleSlice, ScaleTensor, SetScalar
 from esper_es.domain.envelope import Envelope
 from esper_es.domain.errors import LedgerError
 from esper_es.domain.evolution import evolved
@@ -20,7 +20,7 @@ from esper_es.projections.audit.architecture_rows import (
 from esper_es.projections.audit.stretches import ARCHITECTURE, SEEDS, attributed
 from esper_es.projections.audit.writer import Writer, model_key
 
-_OF_VALUES_ONLY = (SetScalar, ScaleTensor)
+_OF_VALUES_ONLY = (SetScalar, ScaleTensor, ScaleSlice)
 
 
 def begin_architecture(writer: Writer, envelope: Envelope, architecture: Architecture) -> None:

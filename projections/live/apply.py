@@ -18,15 +18,16 @@ from esper_es.domain.edits import (
     RemoveModule,
     ReplaceModule,
     ResizeTensor,
+    ScaleSlice,
     ScaleTensor,
     SetAttribute,
     SetScalar,
 )
 from esper_es.projections.live import optimizer_state
+from esper_es.projections.live.attributes import set_attribute
 from esper_es.projections.live.gather import gathered
 from esper_es.projections.live.hosting import STANDING, heard, original_class, stages_of
 from esper_es.projections.live.journal import Journal
-from esper_es.projections.live.kinds import tupled
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Material
 from esper_es.projections.live.modules import SeedSlot
@@ -153,9 +154,19 @@ def _scale(site: Site, edit: ScaleTensor) -> None:
     site.journal.set_gradient(tensor, gradient)
 
 
+def _scale_slice(site: Site, edit: ScaleSlice) -> None:
+    tensor = tensor_at(site.live.module, edit.tensor)
+    gradient = tensor.grad
+    scaled = tensor.detach().clone()
+    for start, length in edit.indices.runs:
+        scaled.narrow(edit.dim, start, length).mul_(edit.factor)
+    site.journal.set_storage(tensor, scaled)
+    site.journal.set_gradient(tensor, gradient)
+
+
 def _set_attribute(site: Site, edit: SetAttribute) -> None:
     module = module_at(site.live.module, edit.path)
-    site.journal.set_attribute(module, edit.name, tupled(edit.value))
+    set_attribute(site.journal, module, edit.name, edit.value)
     _reroute(site, module)
 
 
@@ -189,6 +200,7 @@ _STEPS: dict[type, Callable[[Site, Any], None]] = {
     ReplaceModule: _replace,
     ResizeTensor: _resize,
     ScaleTensor: _scale,
+    ScaleSlice: _scale_slice,
     SetAttribute: _set_attribute,
     SetScalar: _set_scalar,
     Connect: _connect,

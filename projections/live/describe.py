@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from esper_es.domain.architecture import Architecture, Connection, ModuleNode, TensorSpec, join_path
+from esper_es.projections.live.attributes import tracked_values
 from esper_es.projections.live.hosting import Stage, original_class, stages_of
 from esper_es.projections.live.kinds import kind_of
 from esper_es.projections.live.names import dtype_name, own_tensors
@@ -43,7 +44,7 @@ def _node(path: str, module: nn.Module, tensors: dict[int, str], ties: dict[str,
     kind = kind_of(module)
     return ModuleNode(
         kind=kind.name if kind else OPAQUE + original_class(module).__name__,
-        config=kind.read(module) if kind else {},
+        config={**(kind.read(module) if kind else {}), **tracked_values(module)},
         tensors=specs,
         children=tuple(name for name, child in module._modules.items() if child is not None),
     )

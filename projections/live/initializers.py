@@ -22,7 +22,10 @@ CONSTANTS: Mapping[str, float] = {"zeros": 0.0, "ones": 1.0}
 
 
 def _kaiming(tensor: torch.Tensor, arguments: Mapping[str, float], generator: torch.Generator) -> None:
-    """He et al. 2015, uniform, with torch's default gain for its own layers (a = sqrt 5)."""
+    """He et al. 2015, uniform, with torch's default gain for its own layers (a = sqrt 5).
+
+    Entries that a planner computed from others (``"given"``) are drawn like this where their bytes can't be had.
+    """
     bound = 1.0 / math.sqrt(max(arguments["fan_in"], 1.0))
     tensor.uniform_(-bound, bound, generator=generator)
 
@@ -57,6 +60,7 @@ INITIALIZERS: Mapping[str, Initializer] = {
     "xavier": _xavier,
     "normal": _normal,
     "identity": _identity,
+    "given": _kaiming,
 }
 
 

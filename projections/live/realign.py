@@ -13,6 +13,7 @@ from attrs import field, frozen
 from torch import nn
 
 from esper_es.domain.errors import ReplayError
+from esper_es.projections.live.attributes import align_attributes
 from esper_es.projections.live.describe import connections_of, describe
 from esper_es.projections.live.hosting import original_class
 from esper_es.projections.live.journal import Journal
@@ -108,6 +109,7 @@ def _tie(live: nn.Module, ties: Mapping[str, str], mine: set[int], journal: Jour
 
 def _align_config(live: nn.Module, target: nn.Module, journal: Journal) -> None:
     """Give a module of another config all plain attributes of its rebuilt twin, derived ones included."""
+    align_attributes(live, target, journal)
     kind = kind_of(live)
     if kind is None:
         return

@@ -21,6 +21,7 @@ from esper_es.domain.edits import (
     RemoveModule,
     ReplaceModule,
     ResizeTensor,
+    ScaleSlice,
     ScaleTensor,
     SetAttribute,
     SetScalar,
@@ -266,6 +267,10 @@ EDITS_EXPECTED: list[tuple[Edit, str]] = [
         "resize a.weight along dimension 0 to 12 entries, 8 kept and 4 new (kaiming fan_in=72, seed 5)",
     ),
     (ScaleTensor("a.weight", 0.5), "multiply a.weight by 0.5"),
+    (
+        ScaleSlice("a.weight", 1, IndexMap.of([0, 2]), 0.5),
+        "multiply 2 slices of a.weight along dimension 1 by 0.5",
+    ),
     (SetAttribute("", "padding", [1, 1]), "set (root) padding to [1, 1]"),
     (SetScalar("s.alpha", 0.25), "set s.alpha to 0.25"),
     (Connect(Connection("c", "skip", "a", "b", "p", 0, "add")), "connect c: a joins b through p (add)"),
