@@ -17,6 +17,7 @@ from esper_es.planning.reads import watched_reads
 from esper_es.planning.taken import Given, Taken, given_to, taken_from
 from esper_es.projections.live.rng import preserved_rng
 from esper_es.projections.live.structures import Location, entry_at, leaves, stream_in, tensors_in
+from esper_es.tracing.structure import result_tensors
 
 
 @frozen(eq=False)
@@ -175,7 +176,7 @@ def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()
             handle.remove()
     return Observation(
         calls=tuple(sorted(recorder.calls, key=lambda call: call.start)),
-        outputs=tuple(tensors_in(output)),
+        outputs=tuple(result_tensors(output)),
         taken={path: tuple(calls) for path, calls in recorder.taken.items()},
         reads={path: frozenset(found.names) for path, found in reads.items()},
         side_readers=recorder.side_readers,

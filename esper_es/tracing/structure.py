@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+_INSIDES = ("hidden_states", "attentions", "router_logits")
+
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """All tensors in a nested value, attributes of plain objects (caches, output records) included."""
@@ -35,6 +37,38 @@ def _search(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
         children = list(getattr(value, "__dict__", {}).values())
     for child in children:
         yield from _search(child, seen)
+
+
+BYPRODUCTS = frozenset(
+    (
+        "past_key_values",
+        "encoder_last_hidden_state",
+        *(f"{part}{kind}" for part in ("", "encoder_", "decoder_", "cross_") for kind in _INSIDES),
+    )
+)
+"""Entries of a ``ModelOutput`` of transformers that show a model's insides, not its result: their sizes follow the
+layers that they come from."""
+
+
+def result_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors that a model was run for: all of its output but caches of keys and values, and other insides."""
+    if isinstance(value, Mapping):
+        record = _is_of_transformers(value, "ModelOutput")
+        for key, item in value.items():
+            if not (record and key in BYPRODUCTS):
+                yield from result_tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from result_tensors(item)
+    elif not _is_of_transformers(value, "Cache"):
+        yield from tensors_in(value)
+
+
+def _is_of_transformers(value: Any, name: str) -> bool:
+    return any(
+        kind.__name__ == name and kind.__module__.partition(".")[0] == "transformers"
+        for kind in type(value).__mro__
+    )
 
 
 def cloned(value: Any) -> Any:

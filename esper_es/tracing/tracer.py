@@ -15,7 +15,7 @@ from esper_es.tracing.isolation import plain_kernels, undisturbed
 from esper_es.tracing.provenance import Trace
 from esper_es.tracing.relations import Relations
 from esper_es.tracing.slots import SeededTensors, seed, seed_shadows
-from esper_es.tracing.structure import cloned, tensors_in
+from esper_es.tracing.structure import cloned, result_tensors, tensors_in
 from esper_es.tracing.watching import CarryMemory, FunctionWatch, OperatorWatch
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -48,7 +48,7 @@ def trace(model: nn.Module, examples: Sequence[Example]) -> Trace:
         for number, example in enumerate(examples):
             calls.example = number
             output = _run(model, number, example, memory, relations, calls)
-            for tensor in tensors_in(output):
+            for tensor in result_tensors(output):
                 for shadow in memory.recall(tensor).shadows:
                     relations.pin(shadow.ids, "model output", "")
     _pin_overlaps(seeds, relations)
