@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from esper_es.domain.policies import CapturePolicy, WatchPolicy
     from esper_es.engine import Engine
     from esper_es.fingerprints import fingerprint
+    from esper_es.planning.width_adapters import SizeChange, WidthRepair, width_adapter
     from esper_es.projections.live.blueprints import blueprint
     from esper_es.projections.live.kernels import KernelSite, kernel
     from esper_es.projections.live.kinds import layer_kind
@@ -70,6 +71,9 @@ _HOMES = {
     "WatchPolicy": "domain.policies",
     "Engine": "engine",
     "fingerprint": "fingerprints",
+    "SizeChange": "planning.width_adapters",
+    "WidthRepair": "planning.width_adapters",
+    "width_adapter": "planning.width_adapters",
     "blueprint": "projections.live.blueprints",
     "KernelSite": "projections.live.kernels",
     "kernel": "projections.live.kernels",
@@ -112,6 +116,7 @@ __all__ = [
     "Replay",
     "ReplayError",
     "Run",
+    "SizeChange",
     "SurgeryConstraints",
     "SurgeryMetrics",
     "SurgeryResult",
@@ -122,11 +127,13 @@ __all__ = [
     "ValidationResult",
     "VaultError",
     "WatchPolicy",
+    "WidthRepair",
     "blueprint",
     "fingerprint",
     "kernel",
     "layer_kind",
     "strict",
+    "width_adapter",
 ]
 
 

@@ -19,13 +19,14 @@ from esper_es.planning.provenance import traced
 from esper_es.planning.removal import plan_remove_layer
 from esper_es.planning.scene import Planner
 from esper_es.planning.skip import plan_add_skip_connection, plan_remove_skip_connection
-from esper_es.planning.unit_importance import l2_importance
-from esper_es.planning.width import Importance, plan_modify_layer_width
+from esper_es.planning.unit_importance import Importance, l2_importance
+from esper_es.planning.width import plan_modify_layer_width
 from esper_es.result import SurgeryResult
 from esper_es.session import Session
 from esper_es.shadow import shadow_of
 from esper_es.standalone import in_memory_session
 from esper_es.tracing import Trace
+from esper_es.width_explanation import explained_width
 
 
 class ModelSurgeon:
@@ -124,18 +125,27 @@ class ModelSurgeon:
         model: nn.Module | None = None,
         layer_name: str = "",
         new_width: int = 0,
-        initialization: str = "kaiming",
+        initialization: str = "function_preserving",
         *,
+        unit: str = "channels",
+        dimension: str | int = "out",
         importance: Importance | Callable[..., object] | None = None,
         cause: Cause | None = None,
     ) -> SurgeryResult:
-        """Widen or narrow the output (channels, neurons) of a layer; all that is fed by it follows.
+        """Widen or narrow a layer (channels, neurons, heads); all that it feeds or is fed by it follows.
 
         Args:
             model: only for a surgeon without a run.
             layer_name: path of the layer.
-            new_width: output channels or neurons afterwards.
-            initialization: ``"kaiming"`` or ``"xavier"`` for the incoming weights of new channels.
+            new_width: size of the dimension afterwards, counted by ``unit``.
+            initialization: of new entries. ``"function_preserving"``: incoming weights are drawn (He et al. 2015),
+                outgoing ones zero, so that the outputs stay bit for bit; under a LayerNorm or RMSNorm over the
+                channels by rescaling it (LEMON, Wang et al. 2023), up to rounding where the model allows it.
+                ``"kaiming"``, ``"xavier"``: incoming weights drawn by that law, outgoing ones zero, norms as they
+                are. ``"zeros"``: incoming zero, outgoing drawn; refused where such units would never learn (behind
+                a ReLU). ``"net2wider"``: copies of old units, outgoing weights shared out (Chen et al. 2016).
+            unit: ``"channels"``, or ``"units"``: what comes and goes as one (heads, key-value groups).
+            dimension: ``"out"``, ``"in"``, or the number of a dimension of the layer's weight.
             importance: for narrowing: takes the model and the ``WidthGroup``, returns a number per unit; the L2
                 norm of the producing weights by default.
             cause: who and why.
@@ -143,13 +153,20 @@ class ModelSurgeon:
         Raises:
             UsageError: for misuse of the API.
         """
-        arguments = {"new_width": new_width, "initialization": initialization}
+        arguments = {
+            "new_width": new_width,
+            "initialization": initialization,
+            "unit": unit,
+            "dimension": dimension,
+        }
         planner = partial(
             plan_modify_layer_width,
             layer_name=layer_name,
             new_width=new_width,
             initialization=initialization,
             importance=importance or l2_importance,  # type: ignore[arg-type]
+            unit=unit,
+            dimension=dimension,
         )
         return self._perform(model, "modify_layer_width", layer_name, arguments, cause, planner)
 
@@ -212,13 +229,15 @@ class ModelSurgeon:
         session = self._session_for(model)
         return traced(shadow_of(session.live.module), session.examples)
 
-    def explain(self, layer_name: str, model: nn.Module | None = None) -> str:
-        """Return, for a person, what grows together with a layer, and what is pinned and why.
+    def explain(self, layer_name: str, model: nn.Module | None = None, dimension: str | int = "out") -> str:
+        """Return, for a person, what grows together with a layer, and what is pinned or fixed, and why.
+
+        What no operator pins is tried on a copy: the model's own code may fix it all the same.
 
         Raises:
             UsageError: if the layer has no width.
         """
-        return self.trace(model).explain(layer_name)
+        return explained_width(self._session_for(model), layer_name, dimension)
 
     def _perform(
         self,

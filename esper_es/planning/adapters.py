@@ -9,6 +9,7 @@ from attrs import frozen
 from torch import nn
 
 from esper_es.domain.errors import Refused
+from esper_es.planning.capacity import require_room_for_layer
 from esper_es.planning.observation import Call, Observation
 
 _CHANNELS_FIRST = (nn.Conv1d, nn.BatchNorm1d, nn.GroupNorm, nn.MaxPool1d, nn.AvgPool1d, nn.InstanceNorm1d)
@@ -50,8 +51,9 @@ def adapter(
         what: what it is for, in errors.
 
     Raises:
-        Refused: if no affine layer maps the shapes.
+        Refused: if no affine layer maps the shapes, or there is no memory for it.
     """
+    require_room_for_layer(lambda: _adapter(source, target, spatial, what), what)
     return of_dtype(_adapter(source, target, spatial, what), dtype)
 
 

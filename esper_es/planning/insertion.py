@@ -15,6 +15,7 @@ from esper_es.domain.edits import Fill
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import add_layer
 from esper_es.planning.adapters import of_dtype
+from esper_es.planning.capacity import require_room_for_layer
 from esper_es.planning.observation import Observation, in_eval
 from esper_es.planning.placement import place_after, placing_edits
 from esper_es.planning.scene import NewModule, Plan, Scene, new_module
@@ -90,6 +91,7 @@ def _new_layer(
                 "in the model afterwards"
             )
     else:
+        require_room_for_layer(lambda: from_spec(new_layer, 0), f"new layer {path!r}")
         layer = of_dtype(from_spec(new_layer, scene.seed(path)), dtype)
     if connection_type == "residual" and any(getattr(part, "inplace", False) for part in layer.modules()):
         raise Refused(

@@ -125,6 +125,15 @@ class Scene:
             and self.state.lifecycle.mode(seed.stage) != PERMANENT
         )
 
+    def require_layer_or_tensor(self, name: str) -> None:
+        """Check that there is a module or a tensor of that name.
+
+        Raises: as ``require_layer``.
+        """
+        tensors = {tensor for tensor, _ in self.state.architecture.tensors()}
+        if name not in tensors and name not in self.state.architecture.ties:
+            self.require_layer(name)
+
     def require_outside_seeds(self, path: str, *, slot_too: bool) -> None:
         """Check that a surgery at ``path`` does not reach into a seed that is alive.
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
+from esper_es.domain.errors import UsageError
 from esper_es.projections.live.names import tensor_at
 from esper_es.tracing import WidthGroup
+
+Importance = Callable[[nn.Module, WidthGroup], torch.Tensor]
+"""Gives each unit of a group a number, more for units worth keeping; shape ``(units,)``."""
 
 
 def l2_importance(module: nn.Module, group: WidthGroup) -> torch.Tensor:
@@ -21,7 +28,7 @@ def l2_importance(module: nn.Module, group: WidthGroup) -> torch.Tensor:
     """
     total = torch.zeros(group.units, dtype=torch.float64)
     for member in group.members:
-        if member.role != "producer":
+        if "producer" not in member.roles:
             continue
         tensor = tensor_at(module, member.tensor).detach().double().cpu()
         squares = (
@@ -31,3 +38,26 @@ def l2_importance(module: nn.Module, group: WidthGroup) -> torch.Tensor:
         inside = positions >= 0
         total.index_add_(0, positions[inside], squares[inside])
     return total.sqrt()
+
+
+def most_important(module: nn.Module, group: WidthGroup, count: int, importance: Importance) -> list[int]:
+    """Return the ordinals of the ``count`` most important units, ascending; of equals the first.
+
+    Raises:
+        UsageError: if ``importance`` fails, or does not return one finite number per unit.
+    """
+    try:
+        with torch.no_grad():
+            answer: Any = importance(module, group)
+            ranking = torch.as_tensor(answer).detach().cpu()
+    except Exception as error:
+        raise UsageError(f"importance failed on {group.tensor!r}: {type(error).__name__}: {error}") from error
+    if tuple(ranking.shape) != (group.units,) or ranking.is_complex():
+        raise UsageError(
+            f"importance must return one number for each of the {group.units} units of {group.tensor!r}, a tensor of "
+            f"shape ({group.units},); got shape {tuple(ranking.shape)} of {ranking.dtype}"
+        )
+    if not bool(torch.isfinite(ranking.double()).all()):
+        raise UsageError(f"importance returned numbers for {group.tensor!r} that are not finite")
+    order = torch.argsort(ranking.double(), descending=True, stable=True)
+    return sorted(order[:count].tolist())

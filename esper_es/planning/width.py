@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 
-import torch
 from attrs import frozen
-from torch import nn
 
 from esper_es.domain import rules
-from esper_es.domain.edits import Edit, Fill, ResizeTensor
+from esper_es.domain.edits import SetAttribute
 from esper_es.domain.errors import Refused, UsageError
-from esper_es.domain.index_map import IndexMap
 from esper_es.domain.surgery_commands import modify_layer_width
-from esper_es.planning.layer_attributes import attribute_edits
+from esper_es.planning.attribute_repair import adapted, coupled
+from esper_es.planning.attribute_search import searched
+from esper_es.planning.capacity import require_room_to_grow
+from esper_es.planning.initializations import check_initialization, initialized
+from esper_es.planning.observation import observe
+from esper_es.planning.resizing import Resizing, grown, shrunk
 from esper_es.planning.scene import Plan, Scene
-from esper_es.planning.unit_importance import l2_importance
-from esper_es.planning.width_fills import INITIALIZATIONS, fill_for
-from esper_es.projections.live.initializers import CONSTANTS, derived_slice
-from esper_es.projections.live.names import tensor_at
-from esper_es.tracing import Member, Refusal, Trace, WidthGroup, group_growth, group_selection, prove
-from esper_es.vault import digest_of
-
-T = TypeVar("T")
-
-Importance = Callable[[nn.Module, WidthGroup], torch.Tensor]
-"""Gives each unit of a group a number, more for units worth keeping; shape ``(units,)``."""
-
-
-@frozen(eq=False)
-class Resizing:
-    """One dimension of one tensor, and where its new indices come from."""
-
-    member: Member
-    gather: IndexMap
+from esper_es.planning.unit_importance import Importance, l2_importance, most_important
+from esper_es.planning.width_proof import Proof, width_proof
+from esper_es.planning.width_request import WidthRequest
+from esper_es.tracing import Trace, WidthGroup
 
 
 def plan_modify_layer_width(
@@ -45,48 +31,70 @@ def plan_modify_layer_width(
     new_width: int,
     initialization: str,
     importance: Importance = l2_importance,
+    unit: str = "channels",
+    dimension: str | int = "out",
 ) -> Plan:
-    """Widen or narrow the output of a layer.
-
-    The model is traced by execution to find what each channel feeds. New channels get incoming weights by
-    ``initialization`` and outgoing weights of zero, so that the model's function stays (except under a norm over
-    the channels); narrowing keeps the units of largest importance, in their order. The result is proven by a
-    second trace.
+    """Widen or narrow one dimension of a layer, if no limit forbids it.
 
     Raises:
-        UsageError: for an unknown initialization or a width that is not a positive integer.
-        Refused: if the layer has no width, is pinned, or the width is not a multiple of its units.
+        UsageError: for a wrong argument.
+        Refused: if the layer has no such width, is pinned, or the width is no whole number of its units.
     """
-    _check_arguments(new_width, initialization)
+    request = WidthRequest(layer_name, new_width, unit, dimension)
+    check_initialization(initialization)
     rules.check_frequency(scene.state)
-    scene.require_layer(layer_name)
+    scene.require_layer_or_tensor(layer_name)
+    return plan_width(scene, request, initialization, importance)
+
+
+def plan_width(
+    scene: Scene, request: WidthRequest, initialization: str, importance: Importance = l2_importance
+) -> Plan:
+    """Resolve a width into edits.
+
+    The model is traced by execution to find what each channel feeds. What new entries hold is said by
+    ``initialization``; narrowing keeps the units of largest importance, in their order. Integers that modules keep
+    about their tensors follow, and the result is proven by a second trace.
+
+    Raises: as ``plan_modify_layer_width``.
+    """
     before = scene.trace()
-    group = _group(before, layer_name)
+    group = request.group(before)
+    layer_name = request.layer
     _check_all_seen(scene, before, group, layer_name)
-    rules.check_width(scene.state, group.size, new_width)
-    kept, resizings = _resizings(scene, group, layer_name, new_width, importance)
-    edits, tensors = _edits(scene, resizings, initialization)
-    gathers = {(r.member.tensor, r.member.dim): list(r.gather) for r in resizings}
+    units = request.units(group)
+    rules.check_width(scene.state, group.size, group.unit_size * units)
+    change = _change(scene, before, group, units, importance)
+    proof = width_proof(scene, before, change.resizings)
+    attributes = _attributes(scene, proof, change.resizings)
+    done = initialized(scene, initialization, change.resizings, attributes)
+    method = done.method if units > group.units else ""
     return Plan(
-        edits=(*edits, *attribute_edits(scene.live.module, [(r.member, r.gather) for r in resizings])),
-        tensors=tensors,
+        edits=(*done.filled.edits, *attributes),
+        tensors=done.filled.tensors,
         details={
             "layer_name": layer_name,
             "old_width": group.size,
-            "new_width": new_width,
+            "new_width": group.unit_size * units,
+            "units": (group.units, units),
             "initialization": initialization,
-            "resized": sorted({resizing.member.tensor for resizing in resizings}),
+            "method": method,
+            "resized": sorted({resizing.member.tensor for resizing in change.resizings}),
+            "attributes": {f"{e.path}.{e.name}".lstrip("."): e.value for e in attributes},
             "reduced_by": sorted({f"{r.op} in {r.module or 'the model'}" for r in group.reduced_by}),
-            "kept_units": kept,
+            "kept_units": change.kept,
         },
-        proof=lambda _: prove(before, scene.trace_again(), gathers),
+        proof=lambda _: proof(),
         facts=partial(
             modify_layer_width,
             layer_name=layer_name,
             old_width=group.size,
-            new_width=new_width,
+            new_width=group.unit_size * units,
             initialization=initialization,
-            kept_units=kept,
+            kept_units=change.kept,
+            dimension=group.dim,
+            units=(group.units, units),
+            method=method,
         ),
     )
 
@@ -105,83 +113,37 @@ def _check_all_seen(scene: Scene, found: Trace, group: WidthGroup, layer_name: s
         )
 
 
-def _check_arguments(new_width: int, initialization: str) -> None:
-    if isinstance(new_width, bool) or not isinstance(new_width, int) or new_width < 1:
-        raise UsageError(f"new_width must be a positive integer, got {new_width!r}")
-    if initialization not in INITIALIZATIONS:
-        raise UsageError(f"initialization is one of {', '.join(INITIALIZATIONS)}, got {initialization!r}")
+@frozen(eq=False)
+class _Change:
+    """All dimensions that change, and the units of the group asked for that stay; None when all do."""
+
+    resizings: tuple[Resizing, ...]
+    kept: tuple[int, ...] | None
 
 
-def _group(found: Trace, layer_name: str) -> WidthGroup:
-    try:
-        return found.group_of(layer_name)
-    except UsageError as error:
-        raise Refused(str(error), "no_width") from error
+def _change(scene: Scene, found: Trace, group: WidthGroup, units: int, importance: Importance) -> _Change:
+    """Resize the group, and what adapters of the modules around it ask for besides."""
+    root = scene.live.module
+
+    def resized(group: WidthGroup, units: int) -> tuple[tuple[Resizing, ...], tuple[int, ...] | None]:
+        if units > group.units:
+            require_room_to_grow(scene.state, root, group, units)
+            return grown(group, units), None
+        kept = tuple(most_important(root, group, units, importance))
+        return shrunk(group, kept), kept
+
+    def resize(tensor: str, dim: int, size: int, why: str) -> Sequence[Resizing]:
+        asked = found.group_of(tensor, dim)
+        try:
+            return resized(asked, WidthRequest(tensor, size, dimension=dim).units(asked))[0]
+        except (Refused, UsageError) as error:
+            raise Refused(f"{why}, but: {error}", "coupled") from error
+
+    first, kept = resized(group, units)
+    return _Change(coupled(root, first, resize), kept)
 
 
-def _resizings(
-    scene: Scene, group: WidthGroup, layer_name: str, new_width: int, importance: Importance
-) -> tuple[tuple[int, ...] | None, tuple[Resizing, ...]]:
-    """Return which units stay (None when all do), and the gather map of every member."""
-    if new_width == group.size:
-        raise Refused(f"layer {layer_name!r} has width {new_width} already", "same_width")
-    if group.unit_size < 1 or new_width % group.unit_size:
-        size = max(group.unit_size, 1)
-        nearest = [w for w in (new_width // size * size, (new_width // size + 1) * size) if w > 0]
-        raise Refused(
-            f"the width of {layer_name!r} changes in units of {size} channels; {new_width} is not a multiple of "
-            f"them, the nearest are {' and '.join(map(str, nearest))}",
-            "width_unit",
-        )
-    units = new_width // group.unit_size
-    if units > group.units:
-        grown = _accepted(group_growth(group, units - group.units))
-        return None, tuple(Resizing(member, IndexMap.of(g.gather.tolist())) for member, g in grown)
-    kept = _kept(scene, group, units, importance)
-    chosen = _accepted(group_selection(group, kept))
-    return tuple(kept), tuple(Resizing(member, IndexMap.of(ids.tolist())) for member, ids in chosen)
-
-
-def _kept(scene: Scene, group: WidthGroup, units: int, importance: Importance) -> list[int]:
-    _accepted(group_selection(group, [0]))
-    ranking = importance(scene.live.module, group)
-    order = torch.argsort(ranking, descending=True, stable=True)
-    return sorted(order[:units].tolist())
-
-
-def _accepted(outcome: T | Refusal) -> T:
-    if isinstance(outcome, Refusal):
-        raise Refused(outcome.reason, "pinned")
-    return outcome
-
-
-def _edits(
-    scene: Scene, resizings: Sequence[Resizing], initialization: str
-) -> tuple[tuple[Edit, ...], Mapping[str, torch.Tensor]]:
-    """Return one edit per resized dimension, and the new slices by digest."""
-    edits: list[Edit] = []
-    tensors: dict[str, torch.Tensor] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for number, resizing in enumerate(resizings):
-        member, gather = resizing.member, resizing.gather
-        tensor = tensor_at(scene.live.module, member.tensor)
-        shape = shapes.get(member.tensor, tuple(tensor.shape))
-        fill = None
-        if gather.added:
-            seed = scene.seed(f"{number}/{member.tensor}/{member.dim}")
-            module = scene.live.module.get_submodule(member.module)
-            fill = fill_for(module, member, shape, initialization, seed)
-            slice_shape = (*shape[: member.dim], gather.added, *shape[member.dim + 1 :])
-            fill = _stored(fill, slice_shape, tensor.dtype, tensors)
-        shapes[member.tensor] = (*shape[: member.dim], len(gather), *shape[member.dim + 1 :])
-        edits.append(ResizeTensor(member.tensor, member.dim, gather, fill))
-    return tuple(edits), tensors
-
-
-def _stored(fill: Fill, shape: tuple[int, ...], dtype: torch.dtype, tensors: dict[str, torch.Tensor]) -> Fill:
-    if fill.initializer in CONSTANTS:
-        return fill
-    new = derived_slice(fill, shape, dtype)
-    digest = digest_of(new)
-    tensors[digest] = new
-    return Fill(fill.initializer, fill.arguments, fill.seed, digest)
+def _attributes(scene: Scene, proof: Proof, resizings: Sequence[Resizing]) -> tuple[SetAttribute, ...]:
+    known = adapted(scene.live.module, resizings)
+    run = partial(observe, scene.shadow, scene.examples)
+    return (*known, *searched(scene.shadow, resizings, known, run, proof))

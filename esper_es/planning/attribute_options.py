@@ -1,0 +1,150 @@
+"""Integers of user code that might count what changes: candidates for repair, and how sure they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from torch import nn
+
+from esper_es.domain.canonical import Json
+from esper_es.domain.edits import SetAttribute
+from esper_es.planning.attribute_repair import changes_by_module
+from esper_es.planning.resizing import Resizing
+from esper_es.planning.width_adapters import LocalDim, SizeChange, adapter_for
+from esper_es.projections.live.hosting import original_class
+from esper_es.projections.live.kinds import plain
+from esper_es.projections.live.names import named_tensors
+
+HEAD_TOTALS = frozenset(
+    ("all_head_size", "inner_dim", "inner_size", "split_size", "attn_dim", "attention_dim", "qkv_dim")
+)
+HEAD_COUNTS = re.compile(r"(?:num_?|n_?)?(?:attention_|attn_|kv_|key_value_|query_|q_)?heads?")
+STREAMS = frozenset(("hidden_size", "embed_dim", "d_model", "hidden_dim", "embedding_dim", "dim", "channels"))
+
+
+@frozen
+class Option:
+    """One attribute of all modules of one class that hold the same old value and are near what changes.
+
+    Attributes:
+        cls: name of the class.
+        name: of the attribute.
+        sure: whether nothing else that the attribute could count has the old value.
+        near: whether the modules hold a tensor that changes.
+        edits: one for each module.
+    """
+
+    cls: str
+    name: str
+    sure: bool
+    near: bool
+    edits: tuple[SetAttribute, ...]
+
+
+@frozen(order=True)
+class _Count:
+    """Something that could be counted: its value before and after, and whether it is the number of units."""
+
+    old: int
+    new: int
+    units: bool = False
+
+
+def options(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Option, ...]:
+    """Return what could be set on modules without an adapter, those in and around the layers that change first.
+
+    Args:
+        root: the model as it is.
+        resizings: what changes.
+    """
+    near = changes_by_module(root, resizings)
+    everything = {count for r in resizings for count in _counts(r)}
+    found: dict[tuple[bool, str, str, str], list[tuple[bool, SetAttribute]]] = {}
+    for path, module in root.named_modules():
+        changes = near.get(path)
+        if adapter_for(module) is not None:
+            continue
+        for count in sorted(everything if changes is None else set(_local_counts(resizings, changes))):
+            for name, number, value in _replacements(module, count):
+                sure = changes is not None and _sure(module, name, count, changes)
+                cls = original_class(module).__qualname__
+                key = (changes is not None, cls, name, f"{count.old}->{count.new} {number}")
+                found.setdefault(key, []).append((sure, SetAttribute(path, name, value)))
+    return tuple(
+        Option(cls, name, all(sure for sure, _ in edits), near, tuple(edit for _, edit in edits))
+        for (near, cls, name, _), edits in found.items()
+    )
+
+
+def _replacements(module: nn.Module, count: _Count) -> Iterator[tuple[str, int, Json]]:
+    """Attributes of a module with the old value, and what they would be instead; numbered where in doubt.
+
+    A number of heads may be a multiple of the units: a unit of grouped queries has several.
+    """
+    for name, value in module.__dict__.items():
+        if name.startswith("_") or name == "training" or count.old == count.new:
+            continue
+        heads = count.units and HEAD_COUNTS.fullmatch(name) and type(value) is int and value % count.old == 0
+        if heads:
+            yield name, 0, value // count.old * count.new
+        else:
+            for number, replaced in enumerate(_replaced(value, count)):
+                yield name, number, replaced
+
+
+def _counts(resizing: Resizing) -> Iterator[_Count]:
+    """All that can be counted about one dimension: its size, the part of the group, one run of units, the units."""
+    group, positions = resizing.group, resizing.member.positions
+    inside = positions[positions >= 0]
+    grown = resizing.new_size - resizing.old_size
+    runs = int((np.diff(inside) < 0).sum()) + 1
+    sizes = [(resizing.old_size, resizing.new_size), (len(inside), len(inside) + grown)]
+    if grown % runs == 0 and len(inside) % runs == 0:
+        sizes.append((len(inside) // runs, (len(inside) + grown) // runs))
+    compound = any(member.covered > group.units for member in group.members)
+    yield from (_Count(old, new) for old, new in sizes if not (compound and old == group.units))
+    if compound and group.units > 1:
+        yield _Count(group.units, resizing.units, units=True)
+
+
+def _local_counts(resizings: Iterable[Resizing], changes: Mapping[LocalDim, SizeChange]) -> Iterator[_Count]:
+    sizes = {(change.old, change.new) for change in changes.values()}
+    for resizing in resizings:
+        if (resizing.old_size, resizing.new_size) in sizes:
+            yield from _counts(resizing)
+
+
+def _replaced(value: Any, count: _Count) -> Iterator[Json]:
+    """Values that an attribute could get: one for an integer; for a sequence, all equal entries or each alone."""
+    if type(value) is int:
+        if value == count.old:
+            yield count.new
+    elif isinstance(value, tuple | list) and len(value) <= 16 and all(type(v) is int for v in value):
+        places = [i for i, v in enumerate(value) if v == count.old]
+        if places:
+            yield plain([count.new if i in places else v for i, v in enumerate(value)])
+        if len(places) > 1:
+            yield from (plain([*value[:i], count.new, *value[i + 1 :]]) for i in places)
+
+
+def _sure(module: nn.Module, name: str, count: _Count, changes: Mapping[LocalDim, SizeChange]) -> bool:
+    """Say whether an attribute can only count what changes: nothing else of its size is in sight, or its name tells."""
+    if type(module.__dict__[name]) is not int:
+        return False
+    heads = any(change.old_units != change.old for change in changes.values())
+    counts_heads = HEAD_COUNTS.fullmatch(name) is not None
+    if count.units or counts_heads:
+        return counts_heads and count.units
+    if name in HEAD_TOTALS:
+        return heads
+    if name in STREAMS and not heads:
+        return any(change.old == count.old for change in changes.values())
+    return not any(
+        size == count.old and (tensor, dim) not in changes
+        for tensor, value, _ in named_tensors(module)
+        for dim, size in enumerate(value.shape)
+    )

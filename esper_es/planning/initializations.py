@@ -1,0 +1,114 @@
+"""Which filling an initialization means for the groups that grow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from attrs import frozen
+
+from esper_es.domain.edits import Edit, SetAttribute
+from esper_es.domain.errors import UsageError
+from esper_es.planning.resizing import Resizing
+from esper_es.planning.scene import Scene
+from esper_es.planning.width_edits import Filled, filled
+from esper_es.planning.width_fills import Filling, Silent, Split, Zeros
+from esper_es.planning.width_streams import Stream
+from esper_es.planning.width_trial import difference, require_alive, tolerance
+
+INITIALIZATIONS = ("function_preserving", "kaiming", "xavier", "zeros", "net2wider")
+
+
+@frozen(eq=False)
+class Initialized:
+    """Edits with new entries filled in.
+
+    Attributes:
+        filled: the edits of tensors.
+        method: what was done, in a few words.
+    """
+
+    filled: Filled
+    method: str
+
+
+def check_initialization(name: str) -> None:
+    """Check the name of an initialization.
+
+    Raises:
+        UsageError: for an unknown one.
+    """
+    if name not in INITIALIZATIONS:
+        raise UsageError(f"initialization is one of {', '.join(INITIALIZATIONS)}, got {name!r}")
+
+
+def initialized(
+    scene: Scene, name: str, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]
+) -> Initialized:
+    """Fill new entries by an initialization.
+
+    Raises:
+        Refused: if new units would never learn.
+    """
+    return _METHODS[name](scene, resizings, attributes)
+
+
+def _plain(scene: Scene, resizings: Sequence[Resizing], filling: Filling, method: str) -> Initialized:
+    return Initialized(filled(scene, resizings, lambda _: filling), method)
+
+
+def _preserving(
+    scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]
+) -> Initialized:
+    """Silent new units, but where a norm mixes the channels what changes the outputs least on the example inputs;
+    the first that changes them no more than rounding does."""
+    silent = Silent()
+    if not any(r.gather.added and r.group.reduced_by for r in resizings):
+        return _plain(scene, resizings, silent, "incoming drawn, outgoing zero")
+    best: tuple[float, Initialized] | None = None
+    limit = tolerance(scene)
+    for method, filling in _candidates(scene, resizings):
+        tried = filled(scene, resizings, partial(_under_norms, filling, silent))
+        changed = difference(scene, _all(tried, attributes), tried.tensors)
+        if best is None or changed < best[0]:
+            best = changed, Initialized(tried, method)
+        if changed <= limit:
+            break
+    assert best is not None
+    return best[1]
+
+
+def _under_norms(filling: Filling, elsewhere: Filling, resizing: Resizing) -> Filling:
+    return filling if resizing.group.reduced_by else elsewhere
+
+
+def _candidates(scene: Scene, resizings: Sequence[Resizing]) -> Iterator[tuple[str, Filling]]:
+    root = scene.live.module
+    yield "mean of the stream, norms rescaled", Stream(root, mean=True, readers_drawn=True)
+    yield "zeros in the stream, norms rescaled", Stream(root, mean=False, readers_drawn=True)
+    yield "mean of the stream, norms rescaled, outgoing zero", Stream(root, mean=True, readers_drawn=False)
+    yield "zeros in the stream, norms rescaled, outgoing zero", Stream(root, mean=False, readers_drawn=False)
+    group = next(r.group for r in resizings if r.group.reduced_by)
+    if next(r.units for r in resizings if r.group is group) % group.units == 0:
+        yield "all units split alike", Split(scene.seed("split"))
+    yield "incoming drawn, outgoing zero", Silent()
+
+
+def _zeros(scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]) -> Initialized:
+    done = _plain(scene, resizings, Zeros(), "incoming zero, outgoing drawn")
+    if any(r.gather.added for r in resizings):
+        require_alive(scene, _all(done.filled, attributes), done.filled.tensors, resizings)
+    return done
+
+
+def _all(done: Filled, attributes: Sequence[SetAttribute]) -> tuple[Edit, ...]:
+    return (*done.edits, *attributes)
+
+
+_METHODS: dict[str, Callable[[Scene, Sequence[Resizing], Sequence[SetAttribute]], Initialized]] = {
+    "function_preserving": _preserving,
+    "kaiming": lambda scene, r, _: _plain(scene, r, Silent("kaiming"), "incoming kaiming, outgoing zero"),
+    "xavier": lambda scene, r, _: _plain(scene, r, Silent("xavier"), "incoming xavier, outgoing zero"),
+    "zeros": _zeros,
+    "net2wider": lambda scene, r, _: _plain(scene, r, Split(scene.seed("split")), "old units split"),
+}

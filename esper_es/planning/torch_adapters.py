@@ -1,0 +1,149 @@
+"""Adapters of torch's own layers: integers that they keep about their tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from esper_es.domain.canonical import Json
+from esper_es.domain.errors import Refused
+from esper_es.planning.width_adapters import Changes, WidthRepair, sized, width_adapter
+
+
+@width_adapter(nn.Linear)
+def linear(module: Any, changes: Changes) -> WidthRepair:
+    return sized(changes, {("weight", 0): "out_features", ("weight", 1): "in_features"})
+
+
+@width_adapter(nn.Bilinear)
+def bilinear(module: Any, changes: Changes) -> WidthRepair:
+    names = {("weight", 0): "out_features", ("weight", 1): "in1_features", ("weight", 2): "in2_features"}
+    return sized(changes, names)
+
+
+@width_adapter(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def convolution(module: Any, changes: Changes) -> WidthRepair:
+    return _convolution(module, changes, own=0, per_group=1, names=("out_channels", "in_channels"))
+
+
+@width_adapter(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+def transposed_convolution(module: Any, changes: Changes) -> WidthRepair:
+    return _convolution(module, changes, own=0, per_group=1, names=("in_channels", "out_channels"))
+
+
+def _convolution(
+    module: Any, changes: Changes, own: int, per_group: int, names: tuple[str, str]
+) -> WidthRepair:
+    """One dimension counts all channels on its side, the other those of one group on the other side."""
+    attributes: dict[str, Json] = {}
+    groups = int(module.groups)
+    whole, part = changes.get(("weight", own)), changes.get(("weight", per_group))
+    if whole is not None:
+        attributes[names[0]] = whole.new
+        if groups > 1:
+            groups = groups * whole.new // whole.old
+            attributes["groups"] = groups
+            attributes[names[1]] = int(module.weight.shape[per_group]) * groups
+    if part is not None:
+        attributes[names[1]] = part.new * groups
+    return WidthRepair(attributes)
+
+
+@width_adapter(nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+def feature_norm(module: Any, changes: Changes) -> WidthRepair:
+    return WidthRepair({"num_features": max(change.new for change in changes.values())})
+
+
+@width_adapter(nn.LayerNorm, nn.RMSNorm)
+def layer_norm(module: Any, changes: Changes) -> WidthRepair:
+    shape = [int(size) for size in module.normalized_shape]
+    for (name, dim), change in changes.items():
+        if name in ("weight", "bias"):
+            shape[dim] = change.new
+    return WidthRepair({"normalized_shape": shape})
+
+
+@width_adapter(nn.GroupNorm)
+def group_norm(module: Any, changes: Changes) -> WidthRepair:
+    change = next(iter(changes.values()))
+    attributes: dict[str, Json] = {"num_channels": change.new}
+    if module.num_groups > 1:
+        attributes["num_groups"] = int(module.num_groups) * change.new // change.old
+    return WidthRepair(attributes)
+
+
+@width_adapter(nn.Embedding, nn.EmbeddingBag)
+def embedding(module: Any, changes: Changes) -> WidthRepair:
+    return sized(changes, {("weight", 1): "embedding_dim"})
+
+
+@width_adapter(nn.PReLU)
+def parametric_relu(module: Any, changes: Changes) -> WidthRepair:
+    return sized(changes, {("weight", 0): "num_parameters"})
+
+
+@width_adapter(nn.RNNBase)
+def recurrent(module: Any, changes: Changes) -> WidthRepair:
+    """Hidden units stand in every gate: ``weight_hh`` is ``(gates * hidden, hidden or projected)``."""
+    attributes: dict[str, Json] = {}
+    gates = int(module.weight_ih_l0.shape[0]) // int(module.hidden_size)
+    if ("weight_ih_l0", 0) in changes:
+        attributes["hidden_size"] = changes["weight_ih_l0", 0].new // gates
+    if ("weight_ih_l0", 1) in changes:
+        attributes["input_size"] = changes["weight_ih_l0", 1].new
+    if ("weight_hr_l0", 0) in changes:
+        attributes["proj_size"] = changes["weight_hr_l0", 0].new
+    return WidthRepair(attributes)
+
+
+@width_adapter(nn.RNNCellBase)
+def recurrent_cell(module: Any, changes: Changes) -> WidthRepair:
+    """What a cell returns is fed back to it in the next step.
+
+    Raises:
+        Refused: if the example inputs take one step only, so that nobody saw which unit is fed back where.
+    """
+    if (("weight_ih", 0) in changes) != (("weight_hh", 1) in changes):
+        raise Refused(
+            f"the example inputs never feed the state of {type(module).__name__} back to it; give example inputs that "
+            "take two steps or more",
+            "not_executed",
+        )
+    return sized(changes, {("weight_ih", 1): "input_size", ("weight_hh", 1): "hidden_size"})
+
+
+@width_adapter(nn.MultiheadAttention)
+def attention(module: Any, changes: Changes) -> WidthRepair:
+    """Its ``forward`` takes the width of all heads and of its output from that of its input, so that all of these
+    change together, by whole heads.
+
+    Raises:
+        Refused: if the width is not a multiple of the size of one head.
+    """
+    packed = module.in_proj_weight is not None
+    query = ("in_proj_weight" if packed else "q_proj_weight", 1)
+    heads, out = ("out_proj.weight", 1), ("out_proj.weight", 0)
+    keys = sized(changes, {("k_proj_weight", 1): "kdim", ("v_proj_weight", 1): "vdim"})
+    stream = changes.get(query) or changes.get(out)
+    head = int(module.head_dim)
+    if stream is None:
+        if heads not in changes:
+            return keys
+        raise Refused(
+            "nn.MultiheadAttention takes the width of its heads from the width of what it is fed "
+            f"({module.embed_dim}): heads come and go with that, by {head} channels each; change the width of the "
+            "layer in front",
+            "attention_heads",
+        )
+    if stream.new % head:
+        nearest = [size for size in (stream.new // head * head, (stream.new // head + 1) * head) if size]
+        raise Refused(
+            f"nn.MultiheadAttention needs a multiple of its head size {head}; {stream.new} is none, the nearest are "
+            f"{' and '.join(map(str, nearest))}",
+            "attention_heads",
+        )
+    attributes = {**keys.attributes, "embed_dim": stream.new, "num_heads": stream.new // head}
+    if packed:
+        attributes |= {"kdim": stream.new, "vdim": stream.new}
+    return WidthRepair(attributes, dict.fromkeys((query, heads, out), stream.new))

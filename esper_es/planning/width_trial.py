@@ -1,0 +1,94 @@
+"""Trying edits on the copy of a model, and taking them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from esper_es.domain.edits import Edit
+from esper_es.domain.errors import Refused
+from esper_es.effects import output_difference
+from esper_es.planning.observation import observe
+from esper_es.planning.resizing import Resizing
+from esper_es.planning.scene import Scene
+from esper_es.projections.live.apply import apply_edits
+from esper_es.projections.live.journal import Journal
+from esper_es.projections.live.live import Live
+from esper_es.projections.live.material import Planned, Recorded
+from esper_es.validators.baseline import gradients_of
+
+T = TypeVar("T")
+
+
+def tried(
+    shadow: nn.Module,
+    edits: Iterable[Edit],
+    tensors: Mapping[str, torch.Tensor],
+    look: Callable[[], T],
+) -> T:
+    """Apply edits to a copy, look at it, and take them back."""
+    journal = Journal()
+    try:
+        apply_edits(Live(shadow), edits, Recorded(Planned(tensors)), journal)
+        return look()
+    finally:
+        journal.undo()
+
+
+def difference(scene: Scene, edits: Iterable[Edit], tensors: Mapping[str, torch.Tensor]) -> float:
+    """Return the relative change of the model's outputs under edits; infinite where it does not run."""
+    before = (scene.observation or scene.observe()).outputs
+
+    def look() -> float:
+        found = output_difference(before, observe(scene.shadow, scene.examples).outputs)
+        return float("inf") if found is None else found
+
+    try:
+        return tried(scene.shadow, edits, tensors, look)
+    except (RuntimeError, ValueError, TypeError, LookupError):
+        return float("inf")
+
+
+def tolerance(scene: Scene) -> float:
+    """Return the relative change that rounding may cause."""
+    outputs = (scene.observation or scene.observe()).outputs
+    epsilons = [torch.finfo(t.dtype).eps for t in outputs if t.is_floating_point()]
+    return 64 * max(epsilons, default=torch.finfo(torch.float32).eps)
+
+
+def require_alive(
+    scene: Scene, edits: Iterable[Edit], tensors: Mapping[str, torch.Tensor], resizings: Sequence[Resizing]
+) -> None:
+    """Check that every new unit would get a gradient.
+
+    Raises:
+        Refused: if some never learn.
+    """
+    gradients = tried(scene.shadow, edits, tensors, lambda: gradients_of(scene.shadow, scene.examples))
+    for group in {id(r.group): r.group for r in resizings}.values():
+        moved = torch.zeros(max(r.units for r in resizings if r.group is group) - group.units)
+        for r in resizings:
+            gradient = gradients.get(r.member.tensor)
+            if r.group is not group or r.growth is None or gradient is None:
+                continue
+            units = torch.from_numpy(r.growth.unit.copy())
+            sizes = (
+                gradient.detach()
+                .float()
+                .abs()
+                .movedim(r.member.dim, 0)
+                .reshape(len(r.gather), -1)
+                .sum(1)
+                .cpu()
+            )
+            moved.index_add_(0, units[units >= 0], sizes[units >= 0])
+        if not bool((moved > 0).all()):
+            dead = int((moved == 0).sum())
+            raise Refused(
+                f"{dead} of {len(moved)} new units of {group.tensor!r} would get no gradient and never learn: their "
+                "activation has no slope at zero; choose function_preserving, kaiming or xavier",
+                "dead_units",
+            )

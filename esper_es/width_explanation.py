@@ -1,0 +1,51 @@
+"""What would happen to a width, in words: a trial on a copy, of which nothing stays."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from esper_es.domain.errors import Refused, UsageError
+from esper_es.planning.provenance import traced
+from esper_es.planning.scene import Plan, Scene
+from esper_es.planning.width import plan_width
+from esper_es.planning.width_request import WidthRequest
+from esper_es.rehearsal import rehearsed
+from esper_es.session import Session
+from esper_es.shadow import shadow_of
+from esper_es.stopwatch import Stopwatch
+from esper_es.tracing import WidthGroup
+
+FREE = "  free to grow and shrink"
+
+
+def explained_width(session: Session, layer_name: str, dimension: str | int) -> str:
+    """Return an account of a width group; where nothing pins it, a copy is grown by one unit to see whether it can.
+
+    Raises:
+        UsageError: if the layer has no width.
+    """
+    found = traced(shadow_of(session.live.module), session.examples)
+    try:
+        group = WidthRequest(layer_name, 1, "units", dimension).group(found)
+    except Refused as refusal:
+        raise UsageError(refusal.reason) from refusal
+    text = found.explain(group.tensor, group.dim)
+    if not group.free or group.unit_size < 1:
+        return text
+    reason = _fixed(session, group)
+    return text if reason is None else text.replace(FREE, f"  fixed: {reason}")
+
+
+def _fixed(session: Session, group: WidthGroup) -> str | None:
+    """Return why one more unit can't be; None where it can."""
+
+    def planner(scene: Scene) -> Plan:
+        scene.state = evolve(scene.state, constraints=None)
+        request = WidthRequest(group.tensor, group.units + 1, "units", group.dim)
+        return plan_width(scene, request, "function_preserving")
+
+    try:
+        rehearsed(session, "modify_layer_width", planner, Stopwatch())
+    except Refused as refusal:
+        return refusal.reason
+    return None

@@ -1,0 +1,144 @@
+"""Transformers of a few thousand parameters, from configurations, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from esper_es import Engine, Run, blueprint
+from esper_es.tracing.structure import result_tensors
+
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+
+LAYERS = 2
+COMMON = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+
+
+def gpt2() -> nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=97, n_positions=16, n_embd=32, n_layer=LAYERS, n_head=4, bos_token_id=0, eos_token_id=1
+    )
+    return _made(transformers.GPT2LMHeadModel(config))
+
+
+def bert() -> nn.Module:
+    config = transformers.BertConfig(**COMMON, intermediate_size=48, max_position_embeddings=16)
+    return _made(transformers.BertForSequenceClassification(config))
+
+
+def llama() -> nn.Module:
+    config = transformers.LlamaConfig(**COMMON, num_key_value_heads=2, intermediate_size=40)
+    return _made(transformers.LlamaForCausalLM(config))
+
+
+def t5() -> nn.Module:
+    config = transformers.T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=LAYERS, num_heads=4)
+    return _made(transformers.T5ForConditionalGeneration(config))
+
+
+def vit() -> nn.Module:
+    sizes = {key: value for key, value in COMMON.items() if key != "vocab_size"}
+    config = transformers.ViTConfig(**sizes, intermediate_size=48, image_size=16, patch_size=8)
+    return _made(transformers.ViTForImageClassification(config))
+
+
+def swin() -> nn.Module:
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4
+    )
+    return _made(transformers.SwinForImageClassification(config))
+
+
+def _made(model: Any) -> nn.Module:
+    made: nn.Module = model.train()
+    return made
+
+
+class Recurrent(nn.Module):
+    """A two-layer bidirectional LSTM between linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(5, 7)
+        self.lstm = nn.LSTM(7, 6, 2, bidirectional=True, batch_first=True)
+        self.leave = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left: Tensor = self.leave(self.lstm(torch.relu(self.enter(x)))[0][:, -1])
+        return left
+
+
+class Encoder(nn.Module):
+    """torch's own transformer encoder, normed first."""
+
+    def __init__(self, norm_first: bool = True) -> None:
+        super().__init__()
+        self.enter = nn.Linear(5, 16)
+        layer = nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0, batch_first=True, norm_first=norm_first)
+        self.encoder = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(16), enable_nested_tensor=False)
+        self.leave = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left: Tensor = self.leave(self.encoder(self.enter(x)).mean(1))
+        return left
+
+
+def _tokens(names: str = "input_ids") -> Mapping[str, Tensor]:
+    return {name: torch.randint(2, 97, (2, 6)) for name in names.split()}
+
+
+@frozen
+class Transformer:
+    """A model of the tests and what it is fed."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    inputs: Callable[[], Mapping[str, Tensor]]
+
+    def attached(self, engine: Engine, **terms: Any) -> Run:
+        """Attach a new model with AdamW over it, under its own name."""
+        model = self.build()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        return engine.attach(
+            model,
+            name=self.name,
+            example_inputs=dict(self.inputs()),
+            optimizer=optimizer,
+            blueprint=f"tests/width/{self.name}",
+            **terms,
+        )
+
+
+def _transformer(
+    name: str, build: Callable[[], nn.Module], inputs: Callable[[], Mapping[str, Tensor]]
+) -> Transformer:
+    blueprint(f"tests/width/{name}")(build)
+    return Transformer(name, build, inputs)
+
+
+GPT2 = _transformer("gpt2", gpt2, _tokens)
+BERT = _transformer("bert", bert, _tokens)
+LLAMA = _transformer("llama", llama, _tokens)
+T5 = _transformer("t5", t5, lambda: _tokens("input_ids decoder_input_ids"))
+VIT = _transformer("vit", vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
+SWIN = _transformer("swin", swin, lambda: {"pixel_values": torch.randn(2, 3, 32, 32)})
+LSTM = _transformer("lstm", Recurrent, lambda: {"x": torch.randn(3, 4, 5)})
+ENCODER = _transformer("encoder", Encoder, lambda: {"x": torch.randn(3, 4, 5)})
+
+
+def trained(run: Run, steps: int = 2) -> None:
+    """Take optimizer steps on the run's own example inputs."""
+    optimizer = run.session.live.optimizer
+    assert optimizer is not None
+    for _ in range(steps):
+        optimizer.zero_grad()
+        _, inputs = run.session.examples.fresh()
+        outputs = [t for t in result_tensors(run.model(**inputs)) if t.is_floating_point()]
+        torch.autograd.backward(torch.stack([t.square().mean() for t in outputs]).sum())
+        optimizer.step()
