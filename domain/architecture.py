@@ -80,7 +80,8 @@ class Connection:
         target: module path whose output is changed; equals ``source`` for ``"after"``.
         via: path of the module that the taken output passes through, if any.
         order: position among the connections that act on the same module; grows with time.
-        join: how a skip joins: ``"add"``; empty for ``"after"``.
+        join: how a skip joins: ``"add"`` or ``"concat"``, with ``"-copy"`` behind where the source's output is kept
+            as a copy; empty for ``"after"``.
     """
 
     id: str

@@ -72,7 +72,13 @@ def _tried(session: Session, scene: Scene, operation: str, planner: Planner, wat
         shadow, session.examples, session.live.optimizer, scene.observation, scene.gradients()
     )
     _try_edits(shadow, plan, after)
-    trial = Trial(session.examples, baseline, plan.executes, session.live.optimizer)
+    trial = Trial(
+        session.examples,
+        baseline,
+        plan.executes,
+        session.live.optimizer,
+        connections=before.connections,
+    )
     verdicts = session.validators.validate_all(shadow, operation, trial=trial)
     _require_valid(verdicts)
     watch.lap("validate")

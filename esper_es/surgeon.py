@@ -179,13 +179,14 @@ class ModelSurgeon:
         *,
         cause: Cause | None = None,
     ) -> SurgeryResult:
-        """Add the output of one layer to the output of a later one.
+        """Let the output of one layer join the output of a later one on the same path.
 
         Args:
             model: only for a surgeon without a run.
             from_layer: path of the earlier layer.
             to_layer: path of the later layer.
-            connection_type: ``"add"``; where shapes differ, through a 1x1 projection that starts at zero.
+            connection_type: ``"add"``; where shapes differ, through a projection that starts at zero; or ``"concat"``:
+                both outputs side by side through a projection that starts by letting the later one through.
             cause: who and why.
 
         Raises:

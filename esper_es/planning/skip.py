@@ -6,31 +6,36 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
+from attrs import evolve
 
 from esper_es.domain import rules
 from esper_es.domain.architecture import Connection, join_path
 from esper_es.domain.edits import AddModule, Connect, Disconnect, Edit, Fill, RemoveModule
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import add_skip_connection, remove_skip_connection
-from esper_es.planning.adapters import adapter, spatial_dims
-from esper_es.planning.observation import Call, Observation
+from esper_es.planning.joining import joining_layer, written_in_place
+from esper_es.planning.observation import Observation
 from esper_es.planning.placement import next_order, owner_of, require_free
 from esper_es.planning.scene import Plan, Scene, new_module
+from esper_es.planning.skip_order import finding, trace_skips
 from esper_es.projections.live.build import fragment_of
+from esper_es.projections.live.fusion import Fusion
+from esper_es.projections.live.hosting import COPY
 from esper_es.projections.live.initializers import seeded
 
-CONNECTION_TYPES = ("add",)
+CONNECTION_TYPES = ("add", "concat")
 
 
 def plan_add_skip_connection(scene: Scene, *, from_layer: str, to_layer: str, connection_type: str) -> Plan:
-    """Add the output of one layer to the output of a later one.
+    """Let the output of one layer join the output of a later one.
 
-    Where the shapes differ, the output passes a 1x1 projection that starts at zero, so that the model's
-    function stays; where they are the same, it is added as it is (He et al. 2016).
+    ``add``: where the shapes are the same, it is added as it is (He et al. 2016); where they differ, through a
+    projection that starts at zero, so that the model's function stays. ``concat``: both outputs side by side pass
+    a projection that starts as an identity on the one and zero on the other, so that function and widths stay.
 
     Raises:
         UsageError: for an unknown connection type.
-        Refused: if a layer is unknown or never runs, the order would make a cycle, or no projection fits.
+        Refused: if a layer is unknown or never runs, the two are not in order on one path, or no projection fits.
     """
     if connection_type not in CONNECTION_TYPES:
         raise UsageError(f"connection_type is one of {', '.join(CONNECTION_TYPES)}, got {connection_type!r}")
@@ -43,23 +48,21 @@ def plan_add_skip_connection(scene: Scene, *, from_layer: str, to_layer: str, co
                 "replace it in a subclass",
                 "replaced_forward",
             )
-    observation = scene.observe()
-    source, target = (_only_call(observation, layer) for layer in (from_layer, to_layer))
-    if source.end >= target.end:
-        raise Refused(
-            f"{from_layer!r} ends after {to_layer!r} in the forward pass; a skip in this direction would make a "
-            "cycle. Connect an earlier layer to a later one",
-            "cycle",
-        )
     connection_id = f"skip:{from_layer}->{to_layer}"
     if any(c.id == connection_id for c in scene.state.architecture.connections):
         raise Refused(
             f"there is a skip connection from {from_layer!r} to {to_layer!r} already", "connection_taken"
         )
-    edits, tensors, projection = _projection(scene, observation, source, target)
-    connection = Connection(
-        connection_id, "skip", from_layer, to_layer, projection, next_order(scene), connection_type
-    )
+    observation = scene.observe()
+    for layer in (from_layer, to_layer):
+        observation.require_executed(layer)
+    skip = Connection(connection_id, "skip", from_layer, to_layer, None, next_order(scene), connection_type)
+    trace = trace_skips(scene.shadow, scene.examples, [skip])
+    if (found := finding(trace, from_layer, to_layer)) is not None:
+        raise Refused(*found)
+    edits, tensors, projection = _projection(scene, observation, skip)
+    copied = COPY if written_in_place(scene.shadow, scene.examples, skip) else ""
+    connection = evolve(skip, via=projection, join=f"{connection_type}{copied}")
     return Plan(
         edits=(*edits, Connect(connection)),
         tensors=tensors,
@@ -82,32 +85,20 @@ def plan_add_skip_connection(scene: Scene, *, from_layer: str, to_layer: str, co
     )
 
 
-def _only_call(observation: Observation, layer: str) -> Call:
-    calls = observation.require_executed(layer)
-    if len(calls) > 1:
-        raise Refused(
-            f"layer {layer!r} runs {len(calls)} times in one forward pass; a skip could not tell which",
-            "called_often",
-        )
-    if calls[0].output is None:
-        raise Refused(f"layer {layer!r} returns no tensor", "no_tensor")
-    return calls[0]
-
-
 def _projection(
-    scene: Scene, observation: Observation, source: Call, target: Call
+    scene: Scene, observation: Observation, skip: Connection
 ) -> tuple[tuple[Edit, ...], Mapping[str, torch.Tensor], str | None]:
-    taken, wanted = source.output, target.output
-    if taken is None or wanted is None or taken == wanted:
+    """Return the edits that add what the taken output passes, and its path; nothing where it passes as it is."""
+    source, target = (observation.require_executed(layer)[0] for layer in (skip.source, skip.target))
+    if skip.join == "add" and source.output == target.output:
         return (), {}, None
     name = f"skip_{source.path}_to_{target.path}".replace(".", "_")
     path = join_path(owner_of(scene.live.module, target.path), name)
     require_free(scene.live.module, path)
     seed = scene.seed(path)
-    what = f"skip from {source.path!r} to {target.path!r}"
-    spatial = spatial_dims(observation, source)
-    layer = seeded(seed, lambda: adapter(taken, wanted, spatial, source.dtype, what))
-    fills = {"weight": Fill("zeros"), "bias": Fill("zeros")}
+    layer = seeded(seed, partial(joining_layer, observation, source, target, skip.join == "concat"))
+    inside = "projection." if isinstance(layer, Fusion) else ""
+    fills = {f"{inside}weight": Fill("zeros"), f"{inside}bias": Fill("zeros")}
     new = new_module(layer, fragment_of(layer), seed, fills, given=False)
     add = AddModule(path, new.fragment, None, new.initial, like=target.path)
     return (add,), new.tensors, path

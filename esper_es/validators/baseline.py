@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from esper_es.domain.errors import Refused
 from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.observation import Observation, observe
+from esper_es.projections.live.bus import SkipOrderError
 from esper_es.projections.live.names import named_tensors
 from esper_es.projections.live.rng import preserved_rng
 from esper_es.projections.live.structures import tensors_in
@@ -65,7 +66,8 @@ def baseline_of(
 def gradients_of(module: nn.Module, examples: ExampleInputs) -> Mapping[str, torch.Tensor | None]:
     """Return the gradient of every trainable parameter under a sum of squared outputs, in training mode.
 
-    The module's buffers, training flags and gradients, and all generators, are as before afterwards.
+    It is a whole backward pass, as reentrant checkpointing asks for. The module's buffers, training flags and
+    gradients, and all generators, are as before afterwards.
 
     Raises:
         Refused: if the module fails on its example inputs in training mode.
@@ -77,6 +79,7 @@ def gradients_of(module: nn.Module, examples: ExampleInputs) -> Mapping[str, tor
         if buffer is not None
     ]
     training = {part: part.training for part in module.modules()}
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
     with preserved_rng(), torch.enable_grad():
         try:
             module.train()
@@ -90,8 +93,12 @@ def gradients_of(module: nn.Module, examples: ExampleInputs) -> Mapping[str, tor
             if not outputs or not trained:
                 return dict.fromkeys(trained)
             loss = torch.stack([(t.float() ** 2).sum() + t.float().sum() for t in outputs]).sum()
-            found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-            return dict(zip(trained, found, strict=True))
+            for parameter in trained.values():
+                parameter.grad = None
+            loss.backward()  # type: ignore[no-untyped-call]
+            return {name: parameter.grad for name, parameter in trained.items()}
+        except SkipOrderError:
+            raise
         except Exception as error:
             raise Refused(
                 "the model does not run forward and backward in training mode on its example inputs: "
@@ -99,6 +106,8 @@ def gradients_of(module: nn.Module, examples: ExampleInputs) -> Mapping[str, tor
                 "gradient_flow",
             ) from error
         finally:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
             with torch.no_grad():
                 for owner, name, buffer, before in buffers:
                     owner[name] = buffer.copy_(before)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from esper_es.planning.observation import Observation
+from esper_es.projections.live.bus import SkipOrderError
 from esper_es.validators.verdict import SurgeryValidator, Trial, ValidationResult
 
 _FORWARD_ERRORS = (
@@ -30,6 +31,8 @@ class DimensionValidator(SurgeryValidator):
         entered: list[tuple[str, tuple[tuple[int, ...], ...]]] = []
         try:
             observation = _watched(model, trial, entered)
+        except SkipOrderError:
+            raise
         except _FORWARD_ERRORS as error:
             path, shapes = entered[-1] if entered else ("", ())
             layer = f"layer {path!r} ({type(model.get_submodule(path)).__name__})" if path else "the model"

@@ -1,11 +1,14 @@
-"""Topology: new modules run, skips go forward, and nothing that ran before was cut off."""
+"""Topology: new modules run, skips go forward along one path, and nothing that ran before was cut off."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from torch import nn
 
 from esper_es.domain.architecture import Connection
-from esper_es.planning.observation import Observation
+from esper_es.planning.execution import executed_unwatched
+from esper_es.planning.skip_order import finding, trace_skips
 from esper_es.projections.live.describe import connections_of
 from esper_es.validators.verdict import SurgeryValidator, Trial, ValidationResult
 
@@ -16,15 +19,14 @@ class TopologyValidator(SurgeryValidator):
     check_name = "topology"
 
     def check(self, model: nn.Module, operation: str, trial: Trial) -> ValidationResult:
-        observation = trial.observe(model)
         present = {path for path, _ in model.named_modules()}
-        errors = [
-            f"new module {path!r} is never executed; the model's forward goes around it"
-            for path in trial.executes
-            if not observation.executed(path) and not _incubates(model, path)
-        ]
-        for connection in connections_of(model):
-            errors += _check_connection(connection, present, observation)
+        connections = connections_of(model)
+        if errors := [error for c in connections for error in _missing(c, present)]:
+            return self.verdict(errors)
+        if errors := _disorders(model, trial, [c for c in connections if c not in trial.connections]):
+            return self.verdict(errors)
+        observation = trial.observe(model)
+        errors = _never_run(model, trial)
         if trial.before is not None:
             ran = {call.path for call in trial.before.observation.calls} & present
             orphans = sorted(ran - {call.path for call in observation.calls})
@@ -32,24 +34,39 @@ class TopologyValidator(SurgeryValidator):
         return self.verdict(errors, executed=len({call.path for call in observation.calls}))
 
 
+def _missing(connection: Connection, present: set[str]) -> list[str]:
+    ends = (connection.source, connection.target, connection.via)
+    return [
+        f"connection {connection.id!r} names {path!r}, which is not there"
+        for path in ends
+        if path and path not in present
+    ]
+
+
+def _disorders(model: nn.Module, trial: Trial, connections: Iterable[Connection]) -> list[str]:
+    skips = [connection for connection in connections if connection.kind == "skip"]
+    if not skips:
+        return []
+    trace = trace_skips(model, trial.examples, skips)
+    found = [(skip, finding(trace, skip.source, skip.target)) for skip in skips]
+    return [f"connection {skip.id!r}: {wrong[0]}" for skip, wrong in found if wrong is not None]
+
+
+def _never_run(model: nn.Module, trial: Trial) -> list[str]:
+    """Return errors for new modules around which the model goes when nobody watches, as fused paths do."""
+    awaited = [path for path in trial.executes if not _incubates(model, path)]
+    if not awaited:
+        return []
+    executed = executed_unwatched(model, trial.examples)
+    return [
+        f"new module {path!r} is never executed; the model's forward goes around it"
+        for path in awaited
+        if path not in executed
+    ]
+
+
 def _incubates(model: nn.Module, path: str) -> bool:
     """Say whether a module is a seed's kernel, which rests in eval mode; the gradient check saw it run."""
     owner, _, name = path.rpartition(".")
     slot = model.get_submodule(owner)
     return name == "kernel" and not getattr(slot, "_mixes", True)
-
-
-def _check_connection(connection: Connection, present: set[str], observation: Observation) -> list[str]:
-    missing = [
-        path
-        for path in (connection.source, connection.target, connection.via)
-        if path and path not in present
-    ]
-    if missing:
-        return [f"connection {connection.id!r} names {missing[0]!r}, which is not there"]
-    if connection.kind != "skip":
-        return []
-    sources, targets = observation.calls_of(connection.source), observation.calls_of(connection.target)
-    if sources and targets and sources[0].end >= targets[0].end:
-        return [f"connection {connection.id!r} goes backwards: a cycle"]
-    return []

@@ -10,6 +10,7 @@ from attrs import define, field, frozen
 from torch import nn
 from torch.optim import Optimizer
 
+from esper_es.domain.architecture import Connection
 from esper_es.example_inputs import ExampleInputs, normalized
 from esper_es.planning.depth import DepthMode
 from esper_es.planning.observation import Observation, observe
@@ -43,6 +44,7 @@ class Trial:
         examples: inputs for the model.
         before: the copy before the surgery; None when a validator is asked about a model on its own.
         executes: paths of new modules that must run.
+        connections: those that were there before.
         optimizer: of the live model, for its share of memory.
         graph_depth: parametrised operations on the longest path, once the model was observed.
         gradients: names of the parameters that a gradient reached, once that was checked.
@@ -51,6 +53,7 @@ class Trial:
     examples: ExampleInputs
     before: Baseline | None = None
     executes: tuple[str, ...] = ()
+    connections: tuple[Connection, ...] = field(default=(), kw_only=True)
     optimizer: Optimizer | None = None
     graph_depth: int = field(default=0, init=False)
     gradients: frozenset[str] = field(factory=frozenset, init=False)

@@ -26,7 +26,7 @@ from esper_es.domain.edits import (
 from esper_es.projections.live import optimizer_state
 from esper_es.projections.live.attributes import set_attribute
 from esper_es.projections.live.gather import gathered
-from esper_es.projections.live.hosting import STANDING, heard, original_class, stages_of
+from esper_es.projections.live.hosting import STANDING, heard, stages_of
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Material
@@ -121,7 +121,7 @@ def _replace(site: Site, edit: ReplaceModule) -> None:
         holder._modules[local] = module_at(old, edit.keep)
     connections = [stage.connection for stage in stages_of(old)]
     site.journal.replace_child(parent, name, new)
-    if type(new) is not original_class(old) and may_be_fused(site.live.module, edit.path):
+    if may_be_fused(site.live.module, edit.path):
         site.journal.set_item(new._forward_hooks, STANDING, heard)
     _join_optimizer(site, new, old)
     _leave_optimizer(site, old.parameters())

@@ -14,21 +14,12 @@ import torch
 from torch import nn
 
 from esper_es.domain.architecture import Connection
+from esper_es.projections.live.bus import Bus, is_symbolic
+from esper_es.projections.live.fusion import Fusion
 from esper_es.projections.live.structures import on_stream
 
-
-class Bus:
-    """Carries the tapped outputs of one forward pass from taps to joins; owned by the root module.
-
-    A join leaves the value in place, because gradient checkpointing runs it twice; the root's next forward
-    clears it. Copies and pickles of a model begin with an empty bus.
-    """
-
-    def __init__(self) -> None:
-        self.values: dict[str, torch.Tensor] = {}
-
-    def __reduce__(self) -> tuple[type[Bus], tuple[()]]:
-        return Bus, ()
+COPY = "-copy"
+"""Behind how a skip joins: the tap keeps a copy, for the source's output is written in place later on."""
 
 
 class After:
@@ -44,19 +35,23 @@ class After:
 
 
 class Tap:
-    """Puts the output on the bus."""
+    """Puts the output, or a copy where it is written in place later on, on the bus."""
 
     def __init__(self, connection: Connection, bus: Bus) -> None:
         self.connection = connection
         self.bus = bus
 
     def __call__(self, output: torch.Tensor) -> torch.Tensor:
-        self.bus.values[self.connection.id] = output
+        copied = self.connection.join.endswith(COPY)
+        self.bus.put(self.connection.id, output.clone() if copied else output)
         return output
 
 
 class Join:
-    """Adds a tapped output, through a projection if there is one."""
+    """Adds a tapped output, or what a projection makes of it.
+
+    A projection that takes two arguments sees the output that it joins, too.
+    """
 
     def __init__(self, connection: Connection, bus: Bus, projection: nn.Module | None) -> None:
         self.connection = connection
@@ -64,13 +59,19 @@ class Join:
         self.projection = projection
 
     def __call__(self, output: torch.Tensor) -> torch.Tensor:
-        if self.connection.id not in self.bus.values:
+        if self.connection.id in self.bus.muted:
+            return output
+        branch = self.bus.take(self.connection).to(output)
+        if isinstance(self.projection, Fusion):
+            branch = self.projection(output, branch)
+        elif self.projection is not None:
+            branch = self.projection(branch)
+        if not is_symbolic(branch) and branch.shape != output.shape:
             raise RuntimeError(
-                f"skip connection {self.connection.id!r}: {self.connection.source!r} did not run before "
-                f"{self.connection.target!r} in this forward pass"
+                f"skip connection {self.connection.id!r} brings {tuple(branch.shape)} to {tuple(output.shape)}; it was "
+                "made for inputs on which the shapes agree"
             )
-        taken = self.bus.values[self.connection.id]
-        return output + (taken if self.projection is None else self.projection(taken))
+        return output + branch.to(output.dtype)
 
 
 Stage = After | Tap | Join
@@ -100,10 +101,12 @@ def hosted_class(original: type[nn.Module]) -> type[nn.Module]:
 def _generated(original: type[nn.Module]) -> type[nn.Module]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self._esper_bus is not None:
-            self._esper_bus.values.clear()
+            self._esper_bus.begin()
         output = original.forward(self, *args, **kwargs)
         for stage in self._esper_stages:
             output = on_stream(output, stage)
+        if self._esper_bus is not None:
+            self._esper_bus.end(output)
         return output
 
     def reduce(self: Any, protocol: Any) -> Any:

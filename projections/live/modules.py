@@ -12,6 +12,7 @@ from torch import nn
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import UsageError
 from esper_es.domain.lifecycle import ACTIVE, BLENDING, INCUBATING
+from esper_es.projections.live.fusion import Fusion
 from esper_es.projections.live.kinds import LayerKind, layer_kind, register
 from esper_es.projections.live.results import STREAM, argument_of, attribute, filled
 
@@ -148,6 +149,7 @@ class SeedSlot(nn.Module):
 
 layer_kind("residual", Residual)
 layer_kind("noop", NoOp)
+layer_kind("fusion", Fusion, "both", "channels", "taken_channels")
 
 
 def _build_bypass(config: Mapping[str, Json]) -> nn.Module:

@@ -9,10 +9,10 @@ from torch import nn
 from torch.fx import GraphModule, Tracer
 
 from esper_es.domain.architecture import Connection, join_path, split_path
+from esper_es.projections.live.bus import Bus
 from esper_es.projections.live.describe import connections_of
 from esper_es.projections.live.hosting import (
     After,
-    Bus,
     Stage,
     bus_of,
     original_class,
@@ -43,7 +43,17 @@ class ClearsBus:
         self.bus = bus
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        self.bus.values.clear()
+        self.bus.begin()
+
+
+class EndsPass:
+    """A hook behind the root's forward that lets its backward pass find the values of the bus again."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.bus.end(output)
 
 
 def unhosted(root: nn.Module, of_tensors: Collection[str]) -> nn.Module:
@@ -70,10 +80,11 @@ def unhosted(root: nn.Module, of_tensors: Collection[str]) -> nn.Module:
     for path, module in list(root.named_modules()):
         _hook(path, module, path in of_tensors)
     if bus is not None:
-        bus.values.clear()
+        bus.begin()
         root.__dict__.pop("_esper_bus", None)
         if any(_is_ours(hook) for part in root.modules() for hook in part._forward_hooks.values()):
             root.register_forward_pre_hook(ClearsBus(bus))
+            root.register_forward_hook(EndsPass(bus))
     for module in root.modules():
         module.__class__ = original_class(module)
     return root

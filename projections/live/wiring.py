@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from esper_es.domain.architecture import Connection
+from esper_es.projections.live.bus import Bus
 from esper_es.projections.live.hosting import (
     HEARD,
     After,
-    Bus,
     Join,
     Stage,
     Tap,

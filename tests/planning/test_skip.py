@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from models import CONV_NET, CUSTOM_MLP, NESTED_CNN, NESTED_MLP, RESNET, TIED_NET, Zoolet
+from engine.photograph import differences, photograph
+from models import CONV1D_NET, CONV_NET, CUSTOM_MLP, NESTED_CNN, NESTED_MLP, RESNET, TIED_NET, Zoolet
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from training import adam, attached, part_of, train_run
 
 from esper_es import Engine, SurgeryConstraints, blueprint, fingerprint
+from esper_es.domain.architecture import Connection
+from esper_es.domain.edits import Connect, Disconnect
+from esper_es.domain.envelope import Cause
 from esper_es.domain.facts import SkipConnectionRemoved
+from esper_es.operations import Request, perform
+from esper_es.planning.scene import Plan, Scene
 
 
 def test_where_shapes_agree_the_output_is_added_as_it_is(engine: Engine) -> None:
@@ -85,6 +90,153 @@ def test_a_layer_that_runs_twice_cannot_be_the_end_of_a_skip(engine: Engine) -> 
     assert (result.success, result.check) == (False, "called_often")
 
 
+@pytest.mark.parametrize(("zoolet", "source", "target", "projection"), SKIPS)
+def test_a_concatenation_keeps_function_and_widths_and_learns(
+    zoolet: Zoolet, source: str, target: str, projection: str, engine: Engine
+) -> None:
+    run = attached(engine, zoolet, adam)
+    train_run(run, zoolet, 2)
+    x = zoolet.batch()
+    before, state = run.model.eval()(x), run.state_fingerprint
+    result = run.surgeon.add_skip_connection(from_layer=source, to_layer=target, connection_type="concat")
+    assert (result.success, result.details["projection"]) == (True, projection)
+    assert torch.equal(run.model.eval()(x), before)
+    train_run(run, zoolet, 2)
+    assert bool(run.model.get_parameter(f"{projection}.projection.weight").any())
+    run.capture()
+    assert fingerprint(engine.replay("model")) == run.fingerprint
+    assert result.undo_version is not None
+    run.rollback(result.undo_version)
+    assert run.state_fingerprint == state
+
+
+def test_a_concatenation_computes_what_a_projection_of_both_outputs_does(engine: Engine) -> None:
+    run = attached(engine, CUSTOM_MLP)
+    run.surgeon.add_skip_connection(from_layer="enter", to_layer="leave", connection_type="concat")
+    net: Any = run.model
+    x = torch.randn(4, 6)
+    mix = net.skip_enter_to_leave.projection
+    torch.nn.init.normal_(mix.weight)
+    entered = F.linear(x, net.enter.weight, net.enter.bias)
+    hidden = torch.relu(net.norm(net.middle(torch.relu(entered))))
+    left = F.linear(hidden, net.leave.weight, net.leave.bias)
+    fused = torch.cat([torch.eye(3), torch.zeros(3, 8)], 1) + mix.weight
+    expected = F.linear(torch.cat([left, entered], -1), fused, mix.bias)
+    torch.testing.assert_close(run.model(x), expected)
+
+
+class Pyramid(nn.Module):
+    """Positions that no stride maps onto one another, a vector among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(2, 4, 3)
+        self.coarse = nn.Conv2d(4, 6, 3, stride=2)
+        self.fine = nn.ConvTranspose2d(6, 5, 3, stride=2)
+        self.squeeze = nn.Linear(5, 5)
+        self.excite = nn.Conv2d(5, 3, 1)
+        self.tokens = nn.Linear(3, 4)
+        self.leave = nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.fine(torch.relu(self.coarse(torch.relu(self.enter(x)))))
+        x = x * torch.sigmoid(self.squeeze(x.mean((2, 3))))[:, :, None, None]
+        y: torch.Tensor = self.leave(self.tokens(self.excite(x).flatten(2).transpose(1, 2)))
+        return y
+
+
+blueprint("tests/pyramid")(Pyramid)
+PYRAMID = Zoolet("pyramid", Pyramid, (2, 10, 10), "tests/pyramid")
+
+
+@pytest.mark.parametrize("connection_type", ["add", "concat"])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("enter", "fine"), ("coarse", "fine"), ("coarse", "squeeze"), ("squeeze", "excite"), ("excite", "tokens"),
+        ("squeeze", "leave"),
+    ],
+)  # fmt: skip
+def test_positions_are_matched_where_no_stride_does(
+    source: str, target: str, connection_type: str, engine: Engine
+) -> None:
+    run = attached(engine, PYRAMID, adam)
+    x = PYRAMID.batch()
+    before, state = run.model.eval()(x), run.state_fingerprint
+    result = run.surgeon.add_skip_connection(
+        from_layer=source, to_layer=target, connection_type=connection_type
+    )
+    assert result.success, result.error
+    assert torch.equal(run.model.eval()(x), before)
+    train_run(run, PYRAMID, 2)
+    assert bool(run.model.get_parameter(f"{result.details['projection']}.projection.weight").any())
+    run.capture()
+    assert fingerprint(engine.replay("model")) == run.fingerprint
+    assert result.undo_version is not None
+    run.rollback(result.undo_version)
+    assert run.state_fingerprint == state
+
+
+def test_layers_on_different_branches_are_not_connected(engine: Engine) -> None:
+    run = attached(engine, RESNET)
+    result = run.surgeon.add_skip_connection(from_layer="blocks.1.conv1", to_layer="blocks.1.downsample.0")
+    assert (result.success, result.check) == (False, "different_branches")
+    assert "does not depend on that of 'blocks.1.conv1'" in (result.error or "")
+
+
+def test_an_output_that_is_written_in_place_later_is_taken_as_it_was(engine: Engine) -> None:
+    layers = [nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 8), nn.Dropout(0.5, inplace=True)]
+    model = nn.Sequential(*layers, nn.Linear(8, 3))
+    run = attached(engine, NESTED_MLP, adam, model=model)
+    x = NESTED_MLP.batch()
+    with torch.no_grad():
+        first = F.linear(x, model[0].weight, model[0].bias)
+        expected = model[4](F.linear(torch.relu(first), model[2].weight, model[2].bias) + first)
+    assert run.surgeon.add_skip_connection(from_layer="0", to_layer="2").success
+    assert run.surgeon.add_skip_connection(from_layer="2", to_layer="4").success
+    assert [c.join for c in run.architecture.skips()] == ["add-copy", "add-copy"]
+    with torch.no_grad():
+        assert torch.equal(run.model.eval()(x), expected)
+    train_run(run, NESTED_MLP, 2)
+
+
+def test_inputs_on_which_the_shapes_do_not_agree_are_not_broadcast(engine: Engine) -> None:
+    run = attached(engine, CONV1D_NET)
+    assert run.surgeon.add_skip_connection(from_layer="0", to_layer="4").success
+    run.model.get_submodule("4").padding = (0,)
+    with pytest.raises(RuntimeError, match="made for inputs on which the shapes agree"):
+        run.model(CONV1D_NET.batch())
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "wrong"),
+    [
+        ("conv3", "conv1", "would make a cycle"),
+        ("conv2", "conv2", "would make a cycle"),
+        ("spare", "conv3", "'spare' is never executed"),
+    ],
+)
+def test_the_topology_validator_refuses_what_a_wrong_planner_connects(
+    source: str, target: str, wrong: str, engine: Engine
+) -> None:
+    run = attached(engine, CONV_NET)
+    run.surgeon.add_layer(after_layer="conv1", new_layer=nn.Identity(), layer_name="other")
+    skip = Connection("skip:wrong", "skip", "other" if source == "spare" else source, target, None, 9, "add")
+
+    def planner(scene: Scene) -> Plan:
+        taken_off = (Disconnect("after:other"),) if source == "spare" else ()
+        edits = (*taken_off, Connect(skip))
+        return Plan(edits=edits, facts=lambda state, change: ())
+
+    before = photograph(run)
+    result = perform(
+        run.session, Request(operation="wrong", target=target, arguments={}, cause=Cause()), planner
+    )
+    assert (result.success, result.check) == (False, "topology")
+    assert wrong.replace("spare", "other") in (result.error or "")
+    assert differences(before, photograph(run)) == []
+
+
 def test_between_containers_of_a_sequence_no_projection_finds_a_place(engine: Engine) -> None:
     run = attached(engine, NESTED_CNN)
     result = run.surgeon.add_skip_connection(from_layer="0", to_layer="3")
@@ -111,38 +263,6 @@ def test_no_output_of_one_forward_pass_reaches_the_next(engine: Engine) -> None:
     expected = run.model(x)
     run.model(other)
     assert torch.equal(run.model(x), expected)
-
-
-class Checkpointed(nn.Module):
-    """Recomputes its middle in the backward pass."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter = nn.Linear(6, 8)
-        self.middle = nn.Linear(8, 8)
-        self.leave = nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.enter(x)
-        x = checkpoint(self.middle, x, use_reentrant=False) if self.training else self.middle(x)
-        y: torch.Tensor = self.leave(x)
-        return y
-
-
-def test_a_skip_into_a_checkpointed_layer_gives_the_same_gradients(engine: Engine) -> None:
-    blueprint("tests/checkpointed")(Checkpointed)
-    run = engine.attach(
-        Checkpointed(), name="model", example_inputs=(torch.randn(4, 6),), blueprint="tests/checkpointed"
-    )
-    assert run.surgeon.add_skip_connection(from_layer="enter", to_layer="middle").success
-    x = torch.randn(4, 6)
-    found = []
-    for training in (True, False):
-        run.model.zero_grad()
-        run.model.train(training)(x).square().sum().backward()
-        found.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
-    assert len(found[0]) == 6
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_a_layer_whose_forward_was_replaced_on_the_object_cannot_be_joined(engine: Engine) -> None:

@@ -1,0 +1,142 @@
+"""What carries tapped outputs from taps to joins, through gradient checkpointing too.
+
+A checkpointed segment runs twice: for its values, and again in the backward pass for its graph. A value that was
+tapped in one of these runs and joined in another has no graph in common with it, so its gradient is collected where
+it was joined and added where it was tapped. The tap's own gradient comes after the join's, for the path from the one
+to the other goes through what lies between.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.fx import Proxy
+
+from esper_es.domain.architecture import Connection
+from esper_es.domain.errors import EsperError
+from esper_es.projections.live.structures import tensors_in
+
+
+class SkipOrderError(EsperError, RuntimeError):
+    """A join ran where its tap had not."""
+
+
+class _Collected:
+    """The gradient that joins in other runs found for a tapped output."""
+
+    def __init__(self) -> None:
+        self.gradient: torch.Tensor | None = None
+
+    def add(self, gradient: torch.Tensor) -> None:
+        self.gradient = gradient if self.gradient is None else self.gradient + gradient
+
+    def give(self, gradient: torch.Tensor) -> torch.Tensor:
+        found, self.gradient = self.gradient, None
+        return gradient if found is None else gradient + found
+
+
+class _Tapped:
+    """A value on the bus.
+
+    Attributes:
+        value: the output, or its copy.
+        version: of the value, which grows when somebody writes in it.
+        run: in which it was made; see ``_run``.
+        collected: gradient found elsewhere.
+    """
+
+    def __init__(self, value: torch.Tensor, collected: _Collected | None) -> None:
+        self.value = value
+        self.version = value._version
+        self.run = _run()
+        self.collected = collected or _Collected()
+
+
+def _run() -> tuple[bool, int]:
+    """Tell runs of a checkpointed segment apart: whether they build a graph, and within which backward pass."""
+    return torch.is_grad_enabled(), torch._C._current_graph_task_id()
+
+
+def is_symbolic(value: object) -> bool:
+    """Say whether a value stands for others: a program is being compiled or traced, which runs once."""
+    return torch.compiler.is_compiling() or isinstance(value, Proxy)
+
+
+class Bus:
+    """The tapped outputs of one forward pass of the root module, by connection.
+
+    Attributes:
+        values: by connection.
+        muted: connections whose joins do nothing, for a while.
+
+    Values stay when they are joined, because checkpointing runs joins twice; the root's next forward begins with
+    none. Copies and pickles of a model begin with an empty bus.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, torch.Tensor] = {}
+        self._tapped: dict[str, _Tapped] = {}
+        self.muted: frozenset[str] = frozenset()
+
+    def __reduce__(self) -> tuple[type[Bus], tuple[()]]:
+        return Bus, ()
+
+    def begin(self) -> None:
+        """Begin a forward pass of the root."""
+        self.values = {}
+        self._tapped = {}
+
+    def end(self, output: Any) -> None:
+        """End it; a backward pass from its output finds its values again, whatever ran in between."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        again = partial(self._resume, self.values, self._tapped)
+        for tensor in tensors_in(output):
+            if tensor.requires_grad:
+                tensor.register_hook(again)  # type: ignore[no-untyped-call]
+
+    def _resume(
+        self, values: dict[str, torch.Tensor], tapped: dict[str, _Tapped], gradient: torch.Tensor
+    ) -> None:
+        self.values, self._tapped = values, tapped
+
+    def put(self, connection: str, value: torch.Tensor) -> None:
+        """Tap an output."""
+        self.values[connection] = value
+        if is_symbolic(value):
+            return
+        known = self._tapped.get(connection)
+        recomputing = known is not None and _run()[1] != -1
+        tapped = _Tapped(value, known.collected if known is not None and recomputing else None)
+        self._tapped[connection] = tapped
+        if value.requires_grad:
+            value.register_hook(tapped.collected.give)  # type: ignore[no-untyped-call]
+
+    def take(self, connection: Connection) -> torch.Tensor:
+        """Return a tapped output, to be joined.
+
+        Raises:
+            SkipOrderError: if it was not tapped in this forward pass.
+            RuntimeError: if it was written over meanwhile.
+        """
+        if connection.id not in self.values:
+            raise SkipOrderError(
+                f"skip connection {connection.id!r}: {connection.source!r} did not run before {connection.target!r} "
+                "in this forward pass"
+            )
+        value = self.values[connection.id]
+        if is_symbolic(value) or connection.id not in self._tapped:
+            return value
+        tapped = self._tapped[connection.id]
+        if value._version != tapped.version:
+            raise RuntimeError(
+                f"skip connection {connection.id!r}: the output that it takes was written in place meanwhile; the "
+                "example inputs did not show that, so add the skip anew with inputs that do"
+            )
+        if not torch.is_grad_enabled() or tapped.run == _run() or not value.is_floating_point():
+            return value
+        received = value.detach().requires_grad_()
+        received.register_hook(tapped.collected.add)  # type: ignore[no-untyped-call]
+        return received
