@@ -9,8 +9,8 @@ import torch
 from esper_es.tracing.carry import Origin
 from esper_es.tracing.meeting import Label, Operand, meet, operand
 from esper_es.tracing.operation import Operation
-from esper_es.tracing.rule_table import rule
-from esper_es.tracing.shadow import Shadow, joined_dims, split_dim
+from esper_es.tracing.rule_table import existing, rule
+from esper_es.tracing.shadow import Shadow, joined_dims, relocated, split_dim
 
 aten = torch.ops.aten
 
@@ -37,6 +37,30 @@ def mv(op: Operation) -> None:
 def dot(op: Operation) -> None:
     left, right = op.args
     op.carry(op.result, contract(op, [operand(op, left, "k"), operand(op, right, "k")], ""))
+
+
+@rule(*existing(aten, "_grouped_mm"))
+def grouped_mm(op: Operation) -> None:
+    """Rows times the matrix of their expert, one of a stack: the experts stay as many as they are, what is summed
+    over and what stays is alike in all of them."""
+    rows, experts = op.arg("self"), op.arg("mat2")
+    if (rows.ndim, experts.ndim) != (2, 3) or op.arg("bias") is not None:
+        for tensor in op.tensors:
+            op.pin_all(tensor, "is multiplied in another arrangement by")
+        return
+    stack = operand(op, experts, "ekn")
+    op.carry(op.result, contract(op, [operand(op, rows, "mk"), _any_expert(op, stack)], "mn"))
+
+
+def _any_expert(op: Operation, stack: Operand) -> Operand:
+    """One matrix for all of a stack."""
+    alike = []
+    for shadow in stack.shadows:
+        if shadow.dims[0] > 0:
+            alike.append(relocated(shadow, {1: 0, 2: 1}))
+        else:
+            op.pin(shadow.ids, "is chosen by its index in")
+    return Operand(stack.labels[1:], stack.sizes[1:], stack.repeats[1:], tuple(alike), stack.origin)
 
 
 @rule(aten.addmm)

@@ -44,6 +44,22 @@ def index_select(op: Operation) -> None:
     op.move(lambda shadow: picked(shadow, dim, where) if dim in shadow.dims else shadow)
 
 
+@rule(aten.gather, moves=True)
+def gather(op: Operation) -> None:
+    """Elements along one dimension, each by its own index; the other dimensions stay, cut to the index's size."""
+    dim, index = op.dim(), op.arg("index")
+    op.pin_all(index, "is used as an index by")
+    kept = []
+    for shadow in op.shadows(op.input):
+        if dim in shadow.dims:
+            op.pin(shadow.ids, "is looked up by index in")
+            continue
+        for other in shadow.dims:
+            shadow = picked(shadow, other, slice(index.shape[other]))
+        kept.append(shadow)
+    op.carry(op.result, kept)
+
+
 @rule(aten.index, moves=True)
 def index(op: Operation) -> None:
     """Advanced indexing. Channels along one dimension that is indexed by constants follow the index."""

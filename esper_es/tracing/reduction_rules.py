@@ -66,6 +66,20 @@ def extremal_index(op: Operation) -> None:
     _reduce(op, dims)
 
 
+@rule(aten.topk)
+def topk(op: Operation) -> None:
+    """The largest along one dimension: which of them these are depends on the values, so all keep their places."""
+    dim = op.dim()
+    kept = []
+    for shadow in op.shadows(op.input):
+        if dim in shadow.dims:
+            op.pin(shadow.ids, "is ranked by value in")
+        else:
+            kept.append(shadow)
+    for result in op.results:
+        op.carry(result, kept)
+
+
 def _reduce(op: Operation, dims: Sequence[int]) -> None:
     keepdim = op.has_arg("keepdim") and op.arg("keepdim")
     place = {

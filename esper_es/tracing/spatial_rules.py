@@ -1,13 +1,16 @@
-"""Pooling, resampling and border padding: they work on trailing dimensions and leave channels alone."""
+"""Pooling, resampling, border padding, patches: they work on trailing dimensions and leave channels alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
+import numpy as np
 import torch
 
 from esper_es.tracing.operation import Operation
 from esper_es.tracing.rule_table import Follow, existing, rule
+from esper_es.tracing.shadow import Shadow, picked
 
 aten = torch.ops.aten
 
@@ -51,3 +54,39 @@ def _register(count: int) -> Callable[[Operation], None]:
 
 for _count in (1, 2, 3):
     _register(_count)
+
+
+@rule(aten.im2col, moves=True)
+def im2col(op: Operation) -> None:
+    """Every channel stands once for each place of the window, its places next to each other."""
+    channels = op.input.ndim - 3
+    kept = []
+    for shadow in op.shadows(op.input):
+        if shadow.dims[-1] > channels:
+            op.pin(shadow.ids, "lies along a spatial dimension of")
+        elif channels in shadow.dims:
+            places = prod(op.arg("kernel_size"))
+            kept.append(Shadow(shadow.dims, np.repeat(shadow.ids, places, shadow.axis(channels))))
+        else:
+            kept.append(shadow)
+    op.carry(op.result, kept)
+
+
+@rule(aten.col2im)
+def col2im(op: Operation) -> None:
+    """What was taken apart by ``im2col``: the places of a channel's window are one channel."""
+    channels = op.input.ndim - 2
+    size = op.input.shape[channels]
+    places = prod(op.arg("kernel_size"))
+    kept = []
+    for shadow in op.shadows(op.input):
+        if shadow.dims[-1] > channels:
+            op.pin(shadow.ids, "lies along a spatial dimension of")
+        elif channels in shadow.dims:
+            first = picked(shadow, channels, np.arange(0, size, places))
+            every = np.repeat(first.ids, places, shadow.axis(channels))
+            op.same(every, shadow.ids)
+            kept.append(first)
+        else:
+            kept.append(shadow)
+    op.carry(op.result, kept)

@@ -36,6 +36,10 @@ UNIFORM_FACTORIES = frozenset(
         "full_like",
     )
 )
+MADE_ANEW = frozenset(
+    getattr(aten, name) for name in ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
+)
+"""They take no more than a dtype and a device from their argument; its channels are not looked at."""
 
 
 class CarryMemory:
@@ -103,7 +107,7 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return result
         recall = self._memory.recall
         carried = {id(tensor): recall(tensor) for tensor in tensors_among((*args, *kwargs.values()))}
-        carries = carried.values()
+        carries = () if func.overloadpacket in MADE_ANEW else carried.values()
         layout = layout_of(args) if operator.mutates else None
         result = func(*args, **kwargs)
         if operator.mutates:
