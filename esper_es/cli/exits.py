@@ -17,6 +17,9 @@ from esper_es.domain.errors import (
     ReplayError,
 )
 
+_NOT_AS_DECLARED: Final = frozenset({"42P01", "42703", "42804", "42883"})
+"""Of PostgreSQL: no such table, no such column, a column of another type, no operator for its type."""
+
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -52,10 +55,11 @@ def is_database_damage(error: BaseException | None) -> bool:
 
 
 def is_unreadable_content(error: DBAPIError) -> bool:
-    """Say whether an SQLite file could be read, but a text in it not decoded, or a table not as it was declared."""
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    is_sqlite = isinstance(error.orig, sqlite3.Error)
-    return is_sqlite and (code is None or code & 0xFF == sqlite3.SQLITE_ERROR)
+    """Say whether a database could be read, but a text in it not decoded, or a table not as it was declared."""
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        return code is None or code & 0xFF == sqlite3.SQLITE_ERROR
+    return getattr(error.orig, "sqlstate", None) in _NOT_AS_DECLARED
 
 
 def message_of(error: EsperError | DBAPIError) -> str:

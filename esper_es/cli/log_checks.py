@@ -100,7 +100,7 @@ def _read(connection: Connection) -> Iterator[tuple[str, object, Envelope | Espe
 def _identity(model: str) -> UUID:
     try:
         return UUID(model)
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         raise IntegrityFailure(f"the model id {model!r} is no UUID: the row was altered") from None
 
 

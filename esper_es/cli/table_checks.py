@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import ColumnElement, Connection, Table, select, type_coerce
+from sqlalchemy.types import NullType
 
 from esper_es.cli.findings import Check, Finding
 from esper_es.cli.layout import count
@@ -35,16 +36,26 @@ def check_tables(connection: Connection, histories: Histories) -> Check:
             findings = [
                 Finding(kind="table_differs", where=table.name, message=message)
                 for table in TABLES
-                for message in _differences(table, _rows(connection, table), _rows(rebuilt, table))
+                for message in _differences(table, *_rows_of_both(table, connection, rebuilt))
             ]
     finally:
         fresh.dispose()
     return Check("tables", f"{count(len(TABLES), 'audit table')} compared with a rebuild", findings)
 
 
-def _rows(connection: Connection, table: Table) -> dict[Row, Row]:
+def _rows_of_both(
+    table: Table, stored: Connection, rebuilt: Connection
+) -> tuple[dict[Row, Row], dict[Row, Row]]:
+    """Return the rows of a table by their keys, as stored and as rebuilt in SQLite."""
+    columns: list[ColumnElement[Any]] = list(table.columns)
+    if stored.dialect.name == "sqlite":  # which keeps anything in any column: what the types hide counts
+        columns = [type_coerce(column, NullType()).label(column.name) for column in columns]
+    return _rows(stored, table, columns), _rows(rebuilt, table, columns)
+
+
+def _rows(connection: Connection, table: Table, columns: list[ColumnElement[Any]]) -> dict[Row, Row]:
     key = [column.name for column in table.primary_key]
-    rows = connection.execute(select(table)).mappings()
+    rows = connection.execute(select(*columns)).mappings()
     return {tuple(row[name] for name in key): tuple(row.values()) for row in rows}
 
 

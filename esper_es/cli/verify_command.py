@@ -23,6 +23,7 @@ from esper_es.cli.log_checks import check_chain, check_database, check_facts
 from esper_es.cli.options import Shared
 from esper_es.cli.output import Page
 from esper_es.cli.reading import Reading, reading
+from esper_es.cli.schema_checks import check_schema
 from esper_es.cli.table_checks import check_tables
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import IntegrityFailure, UsageError, VaultError
@@ -99,6 +100,7 @@ def _checks(
     source: Reading, connection: Connection, exported: Mapping[UUID, Head] | None, *, log_only: bool
 ) -> Iterator[Check]:
     yield check_database(connection)
+    yield check_schema(connection)
     facts, histories = check_facts(connection)
     yield check_chain(connection, exported, histories)
     yield facts

@@ -138,7 +138,7 @@ def _verify_model(model: str, rows: Iterable[Any], demanded: Head | None) -> Ite
 
 
 def _is_intact(row: Any) -> bool:
-    texts = (row.previous_hash, row.name, row.at, row.hash)
+    texts = (row.model_id, row.previous_hash, row.name, row.at, row.hash)
     typed = all(isinstance(text, str) for text in texts) and isinstance(row.body, bytes)
     if not typed or not isinstance(row.version, int) or not isinstance(row.schema, int):
         return False

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from esper_es.domain.errors import UsageError
+from esper_es.domain.errors import IntegrityFailure, UsageError
 from esper_es.ledger import tables
 
 _FORMAT: Final = "esper-es heads 1"
@@ -25,10 +25,23 @@ class Head(NamedTuple):
 
 
 def heads(connection: Connection) -> dict[UUID, Head]:
-    """The head of every model, as the database keeps it. `verify_chain` checks it against the facts."""
+    """The head of every model, as the database keeps it. `verify_chain` checks it against the facts.
+
+    Raises:
+        IntegrityFailure: the table names something that is no model.
+    """
     t = tables.heads
     rows = connection.execute(select(t.c.model_id, t.c.version, t.c.hash).order_by(t.c.model_id))
-    return {UUID(model_id): Head(version, hash_) for model_id, version, hash_ in rows}
+    return {_stored_id(model_id): Head(version, hash_) for model_id, version, hash_ in rows}
+
+
+def _stored_id(stored: Any) -> UUID:
+    try:
+        return UUID(stored)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise IntegrityFailure(
+            f"the table of heads names the model {stored!r}, which is no UUID: it was altered"
+        ) from error
 
 
 def export_heads(heads: Mapping[UUID, Head]) -> str:

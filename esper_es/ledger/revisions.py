@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pkgutil
+from io import StringIO
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -54,10 +55,30 @@ def upgrade_schema(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    scripts = str(Path(esper_es.migrations.__path__[0]).absolute())
-    config.set_main_option("script_location", scripts.replace("%", "%%"))
+    config.set_main_option("script_location", _scripts().replace("%", "%%"))
     config.attributes["connection"] = connection
     _logger.info("upgrading the schema to revision %s", known_revisions()[-1])
     # alembic keeps the running environment in a global of its module.
     with _one_upgrade:
         command.upgrade(config, "head")
+
+
+def migration_sql(dialect: str) -> str:
+    """Return what all revisions together run on a new database, as SQL; nothing is connected."""
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+    from alembic.script import ScriptDirectory
+
+    written = StringIO()
+    options = {"as_sql": True, "output_buffer": written, "literal_binds": True}
+    plain = {"paramstyle": "named"}  # others write % twice
+    context = MigrationContext.configure(dialect_name=dialect, dialect_opts=plain, opts=options)
+    revisions = list(ScriptDirectory(_scripts()).walk_revisions())
+    with _one_upgrade, Operations.context(context):
+        for revision in reversed(revisions):
+            revision.module.upgrade()
+    return written.getvalue()
+
+
+def _scripts() -> str:
+    return str(Path(esper_es.migrations.__path__[0]).absolute())

@@ -28,6 +28,28 @@ def test_a_log_in_postgresql_is_verified_and_rolled_back(
 
 
 @pytest.mark.postgresql
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("DROP TRIGGER facts_refuse_change ON facts", "the trigger facts_refuse_change is missing"),
+        ("ALTER TABLE layers DROP COLUMN kind", "the column kind is missing"),
+        ("ALTER TABLE heads RENAME TO tails", "the table is missing"),
+        ("ALTER TABLE layers ALTER COLUMN valid_from_version TYPE TEXT", "its type is TEXT"),
+    ],
+)
+def test_a_schema_that_was_changed_is_not_intact(
+    statement: str, words: str, postgresql_url: str, empty_directory: Path, esper: Program
+) -> None:
+    with Engine(postgresql_url, vault="tensors") as engine:
+        engine.attach(perceptron(), name="m", example_inputs=(torch.randn(4, 4),))
+        with engine.log.database.begin() as connection:
+            connection.exec_driver_sql(statement)
+    answer = esper("verify", "--db", postgresql_url, "--vault", "tensors")
+    assert answer.code == 3
+    assert words in " ".join(answer.out.split())
+
+
+@pytest.mark.postgresql
 def test_facts_are_read_without_a_vault(postgresql_url: str, empty_directory: Path, esper: Program) -> None:
     with Engine(postgresql_url, vault="tensors") as engine:
         engine.attach(perceptron(), name="m", example_inputs=(torch.randn(4, 4),))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import orjson
@@ -24,14 +25,21 @@ def kinds(answer: Answer) -> set[str]:
 
 
 def alter(database: Path, *statements: str) -> None:
-    """Change a database past the triggers that forbid it."""
-    with sqlite3.connect(database) as connection:
-        triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for (name,) in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
+    """Change a database past the triggers that forbid it, which are there again afterwards."""
+    with without_triggers(database) as connection:
         for statement in statements:
             connection.execute(statement)
-    connection.close()
+
+
+@contextmanager
+def without_triggers(database: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        yield connection
+        for _, declaration in triggers:
+            connection.execute(declaration)
 
 
 def packs(directory: Path) -> list[Path]:
@@ -70,6 +78,14 @@ def test_every_model_of_a_log_is_verified(empty_directory: Path, esper: Program)
         ("UPDATE facts SET model_id = 'nobody' WHERE version = 6", "unreadable_fact", "facts"),
         ("UPDATE layers SET kind = 'conv2d' WHERE path = '0'", "table_differs", "tables"),
         ("DELETE FROM captures WHERE version = 2", "table_differs", "tables"),
+        ("UPDATE layers SET kind = CAST(x'ff41' AS TEXT) WHERE path = '0'", "damaged_database", "database"),
+        ("UPDATE facts SET name = CAST(x'ff41' AS TEXT) WHERE version = 6", "damaged_database", "database"),
+        ("UPDATE facts SET model_id = x'ff41' WHERE version = 6", "unreadable_fact", "facts"),
+        ("UPDATE heads SET model_id = x'ff41'", "damaged_database", "database"),
+        ("UPDATE rollbacks SET matched = 'words'", "table_differs", "tables"),
+        ("UPDATE models SET constraints = 'words'", "table_differs", "tables"),
+        ("DROP TABLE layers", "schema_differs", "schema"),
+        ("ALTER TABLE seeds RENAME COLUMN kernel TO nucleus", "schema_differs", "schema"),
     ],
 )
 def test_what_was_altered_in_the_database_is_found(
@@ -78,8 +94,25 @@ def test_what_was_altered_in_the_database_is_found(
     alter(directory / "runs.db", "PRAGMA foreign_keys = OFF", statement)
     answer = esper("verify", "--json")
     assert answer.code == 3
-    found = {c["name"]: {f["kind"] for f in c["findings"]} for c in answer.json["checks"]}
-    assert kind in found[check]
+    found = {(c["name"], f["kind"]) for c in answer.json["checks"] for f in c["findings"]}
+    assert (check, kind) in found
+
+
+def test_a_log_without_its_triggers_is_not_intact_though_nothing_was_altered(
+    directory: Path, esper: Program
+) -> None:
+    with closing(sqlite3.connect("runs.db")) as connection, connection:
+        connection.execute("DROP TRIGGER facts_refuse_delete")
+    answer = esper("verify")
+    assert answer.code == 3
+    assert "schema_differs  facts\n  the trigger facts_refuse_delete is missing\n" in answer.out
+
+
+def test_an_added_index_is_a_remark_only(directory: Path, esper: Program) -> None:
+    with closing(sqlite3.connect("runs.db")) as connection, connection:
+        connection.execute("CREATE INDEX mine ON facts (at)")
+    answer = esper("verify", "--json")
+    assert (answer.code, kinds(answer)) == (1, {"schema_differs"})
 
 
 def test_a_finding_names_model_and_version(directory: Path, esper: Program) -> None:
@@ -176,8 +209,7 @@ def test_a_log_that_is_not_there_is_misuse(empty_directory: Path, esper: Program
 
 def rewrite(database: Path, version: int, change: Callable[[dict[str, object]], None]) -> None:
     """Rewrite history as the owner of the database can: a fact is changed and all later hashes made anew."""
-    alter(database)
-    with sqlite3.connect(database) as connection:
+    with without_triggers(database) as connection:
         rows = connection.execute(
             "SELECT sequence, model_id, version, name, schema, at, body, previous_hash FROM facts "
             "WHERE version >= ? ORDER BY version",
@@ -196,7 +228,6 @@ def rewrite(database: Path, version: int, change: Callable[[dict[str, object]], 
             )
             connection.execute("UPDATE heads SET hash = ? WHERE model_id = ?", (link, model))
             previous = link
-    connection.close()
 
 
 def test_exported_heads_prove_that_history_was_rewritten(directory: Path, esper: Program) -> None:
