@@ -15,6 +15,7 @@ from esper_es.domain.errors import UsageError
 from esper_es.example_inputs import normalized
 from esper_es.operations import Request, arguments_as_json, perform
 from esper_es.planning.insertion import plan_add_layer
+from esper_es.planning.new_layers import require_tree
 from esper_es.planning.provenance import traced
 from esper_es.planning.removal import plan_remove_layer
 from esper_es.planning.scene import Planner
@@ -80,6 +81,8 @@ class ModelSurgeon:
         """
         if new_layer is None:
             raise UsageError("add_layer needs new_layer: a module or a layer spec")
+        if isinstance(new_layer, nn.Module):
+            require_tree(new_layer)
         arguments = {"new_layer": new_layer, "layer_name": layer_name, "connection_type": connection_type}
         planner = partial(
             plan_add_layer,

@@ -16,6 +16,7 @@ from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import add_layer
 from esper_es.planning.adapters import of_dtype
 from esper_es.planning.capacity import require_room_for_layer
+from esper_es.planning.new_layers import given_layer
 from esper_es.planning.observation import Observation, in_eval
 from esper_es.planning.placement import place_after, placing_edits
 from esper_es.planning.scene import NewModule, Plan, Scene, new_module
@@ -84,12 +85,7 @@ def _new_layer(
     dtype: torch.dtype,
 ) -> tuple[nn.Module, str]:
     if isinstance(new_layer, nn.Module):
-        layer = copy.deepcopy(new_layer).cpu()
-        if not all(parameter.requires_grad for parameter in layer.parameters()):
-            raise UsageError(
-                "new_layer has frozen parameters, which the log does not tell of; insert it trainable and freeze it "
-                "in the model afterwards"
-            )
+        layer = given_layer(new_layer, scene.live.module)
     else:
         require_room_for_layer(lambda: from_spec(new_layer, 0), f"new layer {path!r}")
         layer = of_dtype(from_spec(new_layer, scene.seed(path)), dtype)
@@ -112,7 +108,7 @@ def _check_fits(layer: nn.Module, observation: Observation, after_layer: str, co
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise Refused(
                 f"new layer {type(layer).__name__} is incompatible with the output {tuple(taken.shape)} of "
-                f"{after_layer!r}: {error}",
+                f"{after_layer!r}: {error}{_of_other_dtype(layer, taken)}",
                 "incompatible_shapes",
             ) from error
         if connection_type == "residual" and getattr(output, "shape", None) != taken.shape:
@@ -121,6 +117,11 @@ def _check_fits(layer: nn.Module, observation: Observation, after_layer: str, co
                 f"{tuple(taken.shape)} to {tuple(getattr(output, 'shape', ()))}, the shape must stay",
                 "incompatible_shapes",
             )
+
+
+def _of_other_dtype(layer: nn.Module, taken: torch.Tensor) -> str:
+    dtypes = {p.dtype for p in layer.parameters() if p.is_floating_point()} - {taken.dtype}
+    return f". Hand it over as new_layer.to({taken.dtype})" if dtypes else ""
 
 
 def _described(scene: Scene, layer: nn.Module, given: bool, connection_type: str, path: str) -> NewModule:

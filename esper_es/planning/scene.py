@@ -107,7 +107,9 @@ class Scene:
         """
         if not isinstance(path, str):
             raise UsageError(f"a layer goes by its path, which is a string; got {path!r}")
-        if not path or path not in self.state.architecture:
+        if not path:
+            raise Refused("'' names the whole model; name a layer inside it", "unknown_layer")
+        if path not in self.state.architecture:
             shared = self.state.architecture.aliases.get(path)
             if shared is not None:
                 raise Refused(f"layer {path!r} is the shared module {shared!r}; name that", "shared_module")

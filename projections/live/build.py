@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from esper_es.domain.architecture import Architecture, ModuleNode, join_path
-from esper_es.domain.canonical import Json
+from esper_es.domain.canonical import Json, canonical_bytes
 from esper_es.domain.errors import ReplayError, UsageError
 from esper_es.projections.live.describe import describe, opaque_classes
 from esper_es.projections.live.initializers import seeded
@@ -93,6 +93,7 @@ def from_spec(spec: Mapping[str, Json], seed: int) -> nn.Module:
     if unknown := set(config) - set(kind.readers):
         raise UsageError(f"layer type {kind.name!r} takes {sorted(kind.readers)}, not {sorted(unknown)}")
     try:
+        canonical_bytes(config)
         return seeded(seed, lambda: kind.build(config))
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(f"layer spec {dict(spec)!r} is wrong: {error}") from error
