@@ -99,7 +99,6 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
     effects = evolve(rehearsal.effects, duration_ms=round(watch.total(), 3))
     facts = plan.facts(session.state, Change(edits=plan.edits, effects=effects, capture=capture))
     _apply_and_commit(session, request, plan, facts, watch)
-    session.boundary.renew(session.live)
     return SurgeryResult(
         success=True,
         operation=request.operation,
@@ -180,7 +179,10 @@ def _apply_and_commit(
     except BaseException:
         if session.state.version == version:
             journal.undo()
+        else:
+            session.boundary.renew(session.live)
         raise
+    session.boundary.renew(session.live)
     watch.lap("commit")
     session.publisher.publish(envelopes)
     release_old_captures(session)
