@@ -87,9 +87,19 @@ def _with_neighbours(gather: IndexMap) -> IndexMap:
 def join_group(
     journal: Journal, optimizer: Optimizer, parameters: Iterable[torch.Tensor], group: int
 ) -> None:
-    """Append parameters to an existing group (new groups break LambdaLR and OneCycleLR)."""
+    """Append parameters to an existing group (new groups break LambdaLR and OneCycleLR).
+
+    Fused SGD can't step parameters with and without a momentum buffer together (torch 2.13), so that new ones begin
+    with zeros there.
+    """
     target: list[Any] = optimizer.param_groups[group]["params"]
-    journal.replace_list(target, [*target, *parameters])
+    joining = list(parameters)
+    if optimizer.param_groups[group].get("fused") and any(
+        "momentum_buffer" in optimizer.state.get(parameter, {}) for parameter in target
+    ):
+        for parameter in joining:
+            journal.set_item(optimizer.state, parameter, {"momentum_buffer": torch.zeros_like(parameter)})
+    journal.replace_list(target, [*target, *joining])
 
 
 def leave_groups(journal: Journal, optimizer: Optimizer, parameters: Iterable[torch.Tensor]) -> None:
