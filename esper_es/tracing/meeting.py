@@ -8,7 +8,7 @@ values, the channels of a grouped convolution with its filters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -179,10 +179,7 @@ def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> _Meeting
     placed = _without_broadcast(operands, placed, events)
     _meet_bare_dimensions(operands, placed, set(result), events)
     placed = _without_private(operands, placed, set(result), events)
-    for position, left in enumerate(placed):
-        for right in placed[position + 1 :]:
-            if left.operand != right.operand:
-                events += _relation(left, right)
+    events += _relations(placed)
     outcomes = _surviving(placed, {label: dim for dim, label in enumerate(result)}, events)
     return _Meeting(tuple(events), tuple(outcomes))
 
@@ -246,6 +243,24 @@ def _without_private(
         else:
             kept.append(each)
     return kept
+
+
+def _relations(placed: Sequence[_Placed]) -> Iterator[_Event]:
+    """What shadows of different operands are to one another; not said again where it follows from others.
+
+    Of shadows on the same labels each is the same as the first one, and so as all others.
+    """
+    first: dict[frozenset[Label], _Placed] = {}
+    for each in placed:
+        first.setdefault(frozenset(each.labels), each)
+    for position, left in enumerate(placed):
+        for right in placed[position + 1 :]:
+            head = first[frozenset(left.labels)]
+            through_head = head is first[frozenset(right.labels)] and head is not left
+            if through_head and head.operand not in (left.operand, right.operand):
+                continue
+            if left.operand != right.operand:
+                yield from _relation(left, right)
 
 
 def _relation(left: _Placed, right: _Placed) -> list[_Event]:

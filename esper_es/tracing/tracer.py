@@ -11,7 +11,7 @@ from esper_es.domain.errors import EsperError, UsageError
 from esper_es.tracing import standard_rules  # noqa: F401  (fills the table of rules)
 from esper_es.tracing.calls import CallRecorder
 from esper_es.tracing.carry import Carry, Origin
-from esper_es.tracing.isolation import plain_kernels, undisturbed
+from esper_es.tracing.isolation import plain_kernels, uncollected, undisturbed
 from esper_es.tracing.provenance import Trace
 from esper_es.tracing.relations import Relations
 from esper_es.tracing.slots import SeededTensors, seed, seed_shadows
@@ -40,6 +40,11 @@ def trace(model: nn.Module, examples: Sequence[Example]) -> Trace:
     """
     if not examples:
         raise UsageError("a trace needs at least one example: a pair of arguments and keyword arguments")
+    with uncollected():
+        return _traced(model, examples)
+
+
+def _traced(model: nn.Module, examples: Sequence[Example]) -> Trace:
     seeds = seed(model)
     relations = Relations(seeds.index.size)
     memory = CarryMemory(seeds)
