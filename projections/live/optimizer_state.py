@@ -76,12 +76,16 @@ def resize_state(
 
 
 def _with_neighbours(gather: IndexMap) -> IndexMap:
-    indices: list[int] = []
-    last = next((index for index in gather if index != NEW), NEW)
-    for index in gather:
-        last = last if index == NEW else index
-        indices.append(last)
-    return IndexMap.of(indices)
+    """Let each new index come from where the one in front of it comes from, the first ones from the first survivor."""
+    runs: list[tuple[int, int]] = []
+    last = next((start for start, _ in gather.runs if start != NEW), NEW)
+    for start, length in gather.runs:
+        if start == NEW:
+            runs += [(last, 1)] * length
+        else:
+            runs.append((start, length))
+            last = start + length - 1
+    return IndexMap(tuple(runs))
 
 
 def join_group(
