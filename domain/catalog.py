@@ -40,6 +40,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("surgery.skip_connection_removed", 1, facts.SkipConnectionRemoved),
     Entry("surgery.refused", 1, facts.SurgeryRefused),
     Entry("seed.planted", 1, facts.SeedPlanted),
+    Entry("seed.inherited", 1, facts.SeedInherited),
     Entry("seed.germinated", 1, facts.SeedGerminated),
     Entry("seed.advanced", 1, facts.SeedAdvanced),
     Entry("seed.alpha_changed", 1, facts.AlphaChanged),

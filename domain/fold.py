@@ -27,6 +27,7 @@ from esper_es.domain.facts import (
     SeedCulled,
     SeedFossilized,
     SeedGerminated,
+    SeedInherited,
     SeedPlanted,
     SkipConnectionAdded,
     SkipConnectionRemoved,
@@ -179,6 +180,22 @@ def _planted(state: ModelState, fact: SeedPlanted) -> ModelState:
     return standing_on(_with_seed(state, seed))
 
 
+def _inherited(state: ModelState, fact: SeedInherited) -> ModelState:
+    seed = Seed(
+        id=fact.seed,
+        layer=fact.layer,
+        stage=fact.stage,
+        entered_epoch=state.epoch - fact.epochs_in_stage,
+        kernel=fact.kernel,
+        arguments=fact.arguments,
+        path=fact.path,
+        alpha=fact.alpha,
+        schedule=fact.schedule,
+        ramp_epoch=state.epoch - fact.epochs_in_ramp,
+    )
+    return standing_on(_with_seed(state, seed))
+
+
 def _germinated(state: ModelState, fact: SeedGerminated) -> ModelState:
     state = _structural(state, fact)
     slot = next((edit.path for edit in fact.edits if isinstance(edit, AddModule)), None)
@@ -305,6 +322,7 @@ _FOLDS: dict[type, Callable[[ModelState, Any], ModelState]] = {
     SkipConnectionRemoved: _surgery,
     SurgeryRefused: _refused,
     SeedPlanted: _planted,
+    SeedInherited: _inherited,
     SeedGerminated: _germinated,
     SeedAdvanced: _advanced,
     AlphaChanged: _alpha_changed,

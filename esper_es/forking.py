@@ -17,10 +17,12 @@ from esper_es.domain.facts import (
     LayerRemoved,
     LayerWidthModified,
     ModelRegistered,
+    SeedInherited,
     SkipConnectionRemoved,
     StateCaptured,
 )
-from esper_es.domain.state import ModelState
+from esper_es.domain.lifecycle import ABSENT, PERMANENT
+from esper_es.domain.state import ModelState, Seed
 from esper_es.operations import Request, perform
 from esper_es.planning.scene import Plan, Scene
 from esper_es.projections.metrics import Surgery
@@ -47,24 +49,53 @@ def forked(state: ModelState, history: Sequence[Envelope], name: str) -> tuple[F
     edits = edits_by_version(history)
     registered = next(e.fact for e in history if isinstance(e.fact, ModelRegistered))
     birth = next(e.fact for e in history if e.version == source.capture and isinstance(e.fact, StateCaptured))
+    captured = (
+        state.restorable[source.capture].lineage if source.capture in state.restorable else source.lineage
+    )
+    base = evolve(registered.base, memory_bytes=captured.memory_bytes, graph_depth=captured.graph_depth)
     facts: list[Fact] = [
         evolve(
             registered,
             name=name,
+            base=base,
             edits=(*inherited_edits(history), *(edit for v in before for edit in edits[v])),
             forked_from=(state.name, state.version),
         ),
         evolve(birth, of_version=1, reason=f"fork of {state.name} at version {state.version}"),
     ]
+    inherited = [_inherited(state, seed) for seed in state.seeds.values()]
+    facts += inherited
     for envelope in history:
         if envelope.version in source.edits_of and isinstance(envelope.fact, Surgery):
             facts.append(evolve(envelope.fact, base_capture=2))
-    if len(facts) != 2 + len(source.edits_of):
+    if len(facts) != 2 + len(inherited) + len(source.edits_of):
         raise UsageError(
             f"version {state.version} of {state.name!r} is a step of a seed's life; fork from a capture instead: "
             f"version {source.capture} is the one before it"
         )
     return tuple(facts)
+
+
+def _inherited(state: ModelState, seed: Seed) -> SeedInherited:
+    mode = state.lifecycle.mode(seed.stage)
+    outcome = "growing"
+    if mode == PERMANENT:
+        outcome = "fossilized"
+    elif mode == ABSENT:
+        outcome = "dormant" if seed.kernel is None else "culled"
+    return SeedInherited(
+        seed=seed.id,
+        layer=seed.layer,
+        stage=seed.stage,
+        outcome=outcome,
+        kernel=seed.kernel,
+        arguments=seed.arguments,
+        path=seed.path,
+        alpha=seed.alpha,
+        schedule=seed.schedule,
+        epochs_in_stage=state.epoch - seed.entered_epoch,
+        epochs_in_ramp=state.epoch - seed.ramp_epoch if seed.schedule is not None else 0,
+    )
 
 
 def surgeries_of(state: ModelState, history: Sequence[Envelope]) -> tuple[Envelope, ...]:

@@ -18,6 +18,7 @@ from esper_es.domain.facts.seed import (
     SeedCulled,
     SeedFossilized,
     SeedGerminated,
+    SeedInherited,
     SeedPlanted,
 )
 from esper_es.domain.facts.state import CapturesReleased, RolledBack, StateCaptured
@@ -52,6 +53,7 @@ __all__ = [
     "SeedCulled",
     "SeedFossilized",
     "SeedGerminated",
+    "SeedInherited",
     "SeedPlanted",
     "SkipConnectionAdded",
     "SkipConnectionRemoved",
@@ -90,6 +92,7 @@ Fact = (
     | SkipConnectionRemoved
     | SurgeryRefused
     | SeedPlanted
+    | SeedInherited
     | SeedGerminated
     | SeedAdvanced
     | AlphaChanged

@@ -23,6 +23,37 @@ class SeedPlanted:
 
 
 @frozen(kw_only=True)
+class SeedInherited:
+    """A forked model begins with a seed of the model that it was forked from, as that was there.
+
+    Attributes:
+        seed: its id.
+        layer: path of the layer after which it grows.
+        stage: its stage.
+        outcome: what became of it so far: ``"dormant"``, ``"growing"``, ``"culled"`` or ``"fossilized"``.
+        kernel: name of its kernel, when it holds one.
+        arguments: the kernel's.
+        path: of its slot or layer, when it holds a module.
+        alpha: weight of its branch.
+        schedule: its alpha ramp, when one was set.
+        epochs_in_stage: epochs spent in ``stage``.
+        epochs_in_ramp: epochs since the ramp began.
+    """
+
+    seed: str
+    layer: str
+    stage: str
+    outcome: str
+    kernel: str | None = None
+    arguments: Mapping[str, Json] = field(factory=dict)
+    path: str | None = None
+    alpha: float = field(default=0.0, validator=finite_number)
+    schedule: AlphaSchedule | None = None
+    epochs_in_stage: int = 0
+    epochs_in_ramp: int = 0
+
+
+@frozen(kw_only=True)
 class SeedGerminated:
     """A kernel was loaded into a dormant slot."""
 

@@ -25,6 +25,7 @@ from esper_es.domain.facts import (
     SeedCulled,
     SeedFossilized,
     SeedGerminated,
+    SeedInherited,
     SeedPlanted,
     SkipConnectionAdded,
     SkipConnectionRemoved,
@@ -124,6 +125,11 @@ def _refused(fact: SurgeryRefused) -> str:
     return f"refused {fact.operation} on {place(fact.target)} by {fact.check}: {fact.reason}"
 
 
+def _inherited(fact: SeedInherited) -> str:
+    kernel = "" if fact.kernel is None else f", {fact.kernel}"
+    return f"inherited seed {fact.seed} after {fact.layer} ({fact.stage}{kernel})"
+
+
 def _planted(fact: SeedPlanted) -> str:
     return f"planted seed {fact.seed} after {place(fact.layer)} ({fact.stage})"
 
@@ -195,6 +201,7 @@ SUMMARIES: Final[Mapping[type, Callable[[Any], str]]] = {
     SkipConnectionRemoved: _skip_removed,
     SurgeryRefused: _refused,
     SeedPlanted: _planted,
+    SeedInherited: _inherited,
     SeedGerminated: _germinated,
     SeedAdvanced: _advanced,
     AlphaChanged: _alpha_changed,

@@ -355,8 +355,8 @@ def create_seed_tables() -> None:
     create_fact_table(
         "seed_transitions",
         text("seed", "id of the seed"),
-        text("change", "planted, germinated, advanced, culled or fossilized"),
-        text("from_stage", "stage before; NULL for a seed just planted", nullable=True),
+        text("change", "planted, inherited, germinated, advanced, culled or fossilized"),
+        text("from_stage", "stage before; NULL for a seed just planted or inherited", nullable=True),
         text("to_stage", "stage after"),
         text("gate", "gate that was passed, e.g. G2; empty for none"),
         count("epochs_in_stage", "epochs spent in the stage before; NULL: not recorded", nullable=True),

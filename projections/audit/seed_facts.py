@@ -16,6 +16,7 @@ from esper_es.domain.facts import (
     SeedCulled,
     SeedFossilized,
     SeedGerminated,
+    SeedInherited,
     SeedPlanted,
 )
 from esper_es.projections.audit.log_tables import models
@@ -41,6 +42,32 @@ def plant_seed(writer: Writer, envelope: Envelope, fact: SeedPlanted) -> None:
     _add_transition(writer, envelope, seed=fact.seed, change="planted", from_stage=None, to_stage=fact.stage)
     content = {"layer": fact.layer, "stage": fact.stage, **_WITHOUT_KERNEL}
     _write_seed(writer, envelope, fact.seed, {}, content)
+
+
+def inherit_seed(writer: Writer, envelope: Envelope, fact: SeedInherited) -> None:
+    schedule = attrs.asdict(fact.schedule) if fact.schedule else None
+    _add_transition(
+        writer,
+        envelope,
+        seed=fact.seed,
+        change="inherited",
+        from_stage=None,
+        to_stage=fact.stage,
+        kernel=fact.kernel,
+        schedule=schedule,
+    )
+    inherited = {
+        **_WITHOUT_KERNEL,
+        "layer": fact.layer,
+        "stage": fact.stage,
+        "kernel": fact.kernel,
+        "arguments": dict(fact.arguments),
+        "path": fact.path,
+        "outcome": fact.outcome,
+    }
+    _write_seed(writer, envelope, fact.seed, {}, inherited)
+    if fact.path is not None:
+        writer.add(seed_alphas, envelope, seed=fact.seed, alpha=fact.alpha, schedule=None)
 
 
 def germinate_seed(writer: Writer, envelope: Envelope, fact: SeedGerminated) -> None:

@@ -46,6 +46,7 @@ from esper_es.domain.facts import (
     SeedCulled,
     SeedFossilized,
     SeedGerminated,
+    SeedInherited,
     SeedPlanted,
     SkipConnectionAdded,
     SkipConnectionRemoved,
@@ -153,6 +154,10 @@ SUMMARIES_EXPECTED: list[tuple[Fact, str]] = [
         "refused add_layer on (root) by memory: too much",
     ),
     (SeedPlanted(seed="s", layer="a", stage="DORMANT"), "planted seed s after a (DORMANT)"),
+    (
+        SeedInherited(seed="s", layer="a", stage="TRAINING", outcome="growing", kernel="mlp"),
+        "inherited seed s after a (TRAINING, mlp)",
+    ),
     (
         SeedGerminated(
             seed="s",
