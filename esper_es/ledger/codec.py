@@ -131,7 +131,7 @@ def _plain(value: object, where: str) -> Json:
         case None | bool():
             return value
         case str():
-            return _text(value, where)
+            return str.__str__(value)
         case int() if _SMALLEST <= value <= _LARGEST:
             return int(value)
         case int():
@@ -155,16 +155,10 @@ def _plain(value: object, where: str) -> Json:
     return {_EDIT: EDIT_NAMES[kind], **attributes} if kind in EDIT_NAMES else attributes
 
 
-def _text(value: str, where: str) -> str:
-    if "\0" in value:
-        raise _Unreadable(f"{where} holds the character NUL, which PostgreSQL stores in no text")
-    return str.__str__(value)
-
-
 def _key(key: object, where: str) -> str:
     if not isinstance(key, str):
         raise _Unreadable(f"{where} has the key {key!r}; keys are strings")
-    return _text(key, f"the key {key!r} of {where}")
+    return str.__str__(key)
 
 
 @cache

@@ -113,7 +113,9 @@ def tried(engine: Engine, place: str, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["\ud800", "a\0b"], ids=ascii)
 @pytest.mark.parametrize("place", TAKEN)
-def test_what_no_database_stores_is_refused_in_words(place: str, text: str, engine: Engine) -> None:
+def test_strings_that_encodings_or_databases_choke_on_are_taken_or_refused_in_words(
+    place: str, text: str, engine: Engine
+) -> None:
     tried(engine, place, text)
 
 
