@@ -29,10 +29,10 @@ class Entry:
 
 ENTRIES: tuple[Entry, ...] = (
     Entry("model.registered", 1, facts.ModelRegistered),
-    Entry("run.resumed", 1, facts.RunResumed),
+    Entry("run.resumed", 2, facts.RunResumed),
     Entry("state.captured", 1, facts.StateCaptured),
     Entry("state.captures_released", 1, facts.CapturesReleased),
-    Entry("state.rolled_back", 1, facts.RolledBack),
+    Entry("state.rolled_back", 2, facts.RolledBack),
     Entry("surgery.layer_added", 1, facts.LayerAdded),
     Entry("surgery.layer_removed", 1, facts.LayerRemoved),
     Entry("surgery.layer_width_modified", 2, facts.LayerWidthModified),
@@ -65,6 +65,8 @@ def _with(**added: Json) -> Upcaster:
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("clock.training_continued", 1): _with(moved=[]),
+    ("run.resumed", 1): _with(left_out=[], fresh=[]),
+    ("state.rolled_back", 1): _with(left_out=[], fresh=[]),
     ("surgery.layer_width_modified", 1): _with(dimension=None, units=None, method=""),
 }
 """``(name, old schema)`` to the function that yields the JSON of schema + 1."""

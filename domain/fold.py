@@ -104,7 +104,11 @@ def _registered(envelope: Envelope, fact: ModelRegistered) -> ModelState:
 
 def _resumed(state: ModelState, fact: RunResumed) -> ModelState:
     state = evolve(state, environment=fact.environment)
-    return state if state.standing is None else stands_exactly(state, state.standing)
+    if state.standing is None or fact.fresh:
+        return evolve(state, standing=None)
+    if fact.left_out:
+        return evolve(state, standing=standing_at(state, state.standing))
+    return stands_exactly(state, state.standing)
 
 
 def _captured(state: ModelState, fact: StateCaptured) -> ModelState:
@@ -289,7 +293,10 @@ def _watch_closed(state: ModelState, fact: WatchClosed) -> ModelState:
 
 
 def _rolled_back(state: ModelState, fact: RolledBack) -> ModelState:
-    return restored(state, state.restorable[fact.to_version])
+    there = restored(state, state.restorable[fact.to_version])
+    if not fact.left_out and not fact.fresh:
+        return there
+    return evolve(there, restorable=state.restorable, standing=None if fact.fresh else there.standing)
 
 
 def _decision_received(state: ModelState, fact: DecisionReceived) -> ModelState:

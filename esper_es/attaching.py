@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from attrs import evolve, frozen
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from esper_es.capture import store_capture
+from esper_es.capture import LoadedCapture, store_capture
 from esper_es.domain.architecture import Architecture
 from esper_es.domain.canonical import Json, canonical_bytes
 from esper_es.domain.constraints import SurgeryConstraints
 from esper_es.domain.envelope import Cause, model_id
 from esper_es.domain.errors import ReplayError, UsageError
-from esper_es.domain.facts import BaseModel, ModelRegistered, RunResumed
+from esper_es.domain.facts import BaseModel, Fact, ModelRegistered, RunResumed
 from esper_es.domain.lifecycle import ESPER_LITE, LifecycleProfile
 from esper_es.domain.model import Moment, enveloped, folded
 from esper_es.domain.policies import CapturePolicy, WatchPolicy
-from esper_es.domain.state import ModelState
+from esper_es.domain.state import ModelState, Restorable
 from esper_es.environment import environment_of
 from esper_es.example_inputs import ExampleInputs, normalized
 from esper_es.ledger.log import Log
@@ -31,7 +31,8 @@ from esper_es.projections.live.describe import describe, opaque_classes
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.rebuild import base_module
-from esper_es.restoring import restore_live, roll_back
+from esper_es.projections.live.snapshot import PARTS
+from esper_es.restoring import capture_anew, restore_live, roll_back
 from esper_es.session import Publisher, Session, now
 from esper_es.shadow import shadow_of
 from esper_es.validators.baseline import memory_estimate
@@ -165,6 +166,7 @@ def resume(
     publisher: Publisher,
     state: ModelState,
     cause: Cause,
+    fresh: frozenset[str] = frozenset(),
 ) -> Session:
     """Bring a live model to the state of the log, in place.
 
@@ -184,17 +186,19 @@ def resume(
         state=state,
         publisher=publisher,
         step=state.step,
+        fresh=fresh,
     )
-    resumed = RunResumed(environment=environment_of(live.module))
+    resumed = RunResumed(environment=environment_of(live.module), fresh=tuple(sorted(fresh)))
     source = state.standing
     if source is None:
-        _fall_back(session, cause)
-        session.commit((resumed,), cause)
+        left_out = _fall_back(session, cause, fresh)
+        session.commit(_resuming(session, evolve(resumed, left_out=left_out)), cause)
         return session
+    _require_groups(session, source, fresh)
     journal = Journal()
     try:
-        restore_live(session, state, source, journal)
-        envelopes = session.append((resumed,), cause)
+        left_out = restore_live(session, state, source, journal, fresh)
+        envelopes = session.append(_resuming(session, evolve(resumed, left_out=left_out)), cause)
     except BaseException:
         if session.state.version == state.version:
             journal.undo()
@@ -203,7 +207,26 @@ def resume(
     return session
 
 
-def _fall_back(session: Session, cause: Cause) -> None:
+def _resuming(session: Session, resumed: RunResumed) -> tuple[Fact, ...]:
+    return (resumed, *capture_anew(session, resumed.fresh, 1))
+
+
+def _require_groups(session: Session, source: Restorable, fresh: Collection[str]) -> None:
+    """Check that the optimizer was built with the groups that it had; later they come and go with the versions."""
+    optimizer = session.live.optimizer
+    saved = LoadedCapture(session.vault, session.state.captures[source.capture].manifest).document[
+        "optimizer"
+    ]
+    if optimizer is None or saved is None or "optimizer" in fresh:
+        return
+    if len(optimizer.param_groups) != len(saved["groups"]):
+        raise UsageError(
+            f"the optimizer has {len(optimizer.param_groups)} parameter groups, the capture has "
+            f"{len(saved['groups'])}; build it with the same groups, or attach with fresh=('optimizer',)"
+        )
+
+
+def _fall_back(session: Session, cause: Cause, fresh: Collection[str]) -> tuple[str, ...]:
     newest = max(session.state.restorable, default=None)
     if newest is None:
         raise ReplayError(
@@ -211,7 +234,10 @@ def _fall_back(session: Session, cause: Cause) -> None:
             "the module under another name"
         )
     reason = f"training after version {newest} was not captured"
-    roll_back(session, newest, cause, trigger="resume", reason=reason, capture_first=False)
+    _require_groups(session, session.state.restorable[newest], fresh)
+    return roll_back(
+        session, newest, cause, trigger="resume", reason=reason, capture_first=False, fresh=fresh
+    )
 
 
 def _require_kin(live: Live, state: ModelState) -> None:
@@ -233,18 +259,26 @@ def attached(
     name: str,
     terms: Terms,
     cause: Cause,
+    fresh: Collection[str] = (),
 ) -> Session:
     """Register a name that the log does not know, or resume one that it does.
 
     Raises: as ``register`` and ``resume``.
     """
     check_parts(live.module, live.optimizer, live.scheduler, live.scaler, name)
+    anew = _parts_named(fresh)
     examples = normalized(example_inputs, live.module)
     state = log.load(model_id(name))
     if state is None:
         return register(log, vault, live, examples, publisher, name, terms, cause)
     _require_same_terms(state, terms)
-    return resume(log, vault, live, examples, publisher, state, cause)
+    return resume(log, vault, live, examples, publisher, state, cause, anew)
+
+
+def _parts_named(fresh: Collection[str]) -> frozenset[str]:
+    if isinstance(fresh, str) or not all(part in PARTS for part in fresh):
+        raise UsageError(f"fresh names parts that begin anew, among {', '.join(PARTS)}; got {fresh!r}")
+    return frozenset(fresh)
 
 
 def _require_same_terms(state: ModelState, terms: Terms) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -118,6 +118,7 @@ class Engine:
         capture: CapturePolicy | None = None,
         watch: WatchPolicy | None = None,
         lifecycle: LifecycleProfile | None = None,
+        fresh: Collection[str] = (),
         cause: Cause | None = None,
     ) -> Run:
         """Take a model under the engine's care.
@@ -139,6 +140,9 @@ class Engine:
             capture: when the state is captured; before every structural change by default.
             watch: which metric judges surgeries; None for none.
             lifecycle: of the seeds; ``ESPER_LITE`` by default.
+            fresh: parts that begin anew when a name with history resumes, instead of being restored: among
+                ``"optimizer"``, ``"scheduler"``, ``"scaler"``. They may be of other kinds than before, or missing. It
+                is recorded, and what the run is then is captured.
             cause: who and why.
 
         Raises:
@@ -156,7 +160,15 @@ class Engine:
         )
         live = Live(model, optimizer, scheduler, scaler)
         session = attached(
-            self.log, self.vault, self._publisher, live, example_inputs, name, terms, cause or Cause()
+            self.log,
+            self.vault,
+            self._publisher,
+            live,
+            example_inputs,
+            name,
+            terms,
+            cause or Cause(),
+            fresh,
         )
         return Run(session)
 

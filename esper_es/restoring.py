@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from attrs import evolve
@@ -21,8 +21,9 @@ from esper_es.projections.live.apply import apply_edits
 from esper_es.projections.live.describe import describe
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.material import Recorded
+from esper_es.projections.live.optimizer_state import holds_strangers
 from esper_es.projections.live.realign import realign
-from esper_es.projections.live.snapshot import has_generators_of, put_back
+from esper_es.projections.live.snapshot import of_other_kinds, put_back
 from esper_es.rebuilding import blank_module, edits_by_version, inherited_edits
 from esper_es.retention import release_old_captures
 from esper_es.session import Session
@@ -31,10 +32,15 @@ logger = logging.getLogger(__name__)
 
 
 @torch.inference_mode(mode=False)
-def restore_live(session: Session, state: ModelState, source: Restorable, journal: Journal) -> None:
+def restore_live(
+    session: Session, state: ModelState, source: Restorable, journal: Journal, fresh: Collection[str] = ()
+) -> tuple[str, ...]:
     """Bring the live objects to a restorable version, in place.
 
     Everything is loaded and verified before anything is touched.
+
+    Returns:
+        Random generators that could not be put back, with the reason.
 
     Raises:
         MissingTensorError, IntegrityFailure: if the capture is incomplete or damaged; nothing is changed.
@@ -53,7 +59,11 @@ def restore_live(session: Session, state: ModelState, source: Restorable, journa
     )
     reach("restore.loaded")
     realign(session.live.module, target, journal)
-    put_back(session.live, capture.document, tensors, journal)
+    left_out = put_back(session.live, capture.document, tensors, journal, fresh)
+    if left_out:
+        logger.warning(
+            "model %r: generators that are not what they were: %s", state.name, "; ".join(left_out)
+        )
     for follower, other in zip(followers, others, strict=True):
         with follower.staying_frozen(journal):
             realign(follower.module, other, journal)
@@ -62,6 +72,7 @@ def restore_live(session: Session, state: ModelState, source: Restorable, journa
         apply_edits(session.live, edits[version], Recorded(session.vault), journal)
     _drop_gradients(session, journal)
     reach("restore.applied")
+    return left_out
 
 
 def _drop_gradients(session: Session, journal: Journal) -> None:
@@ -80,7 +91,8 @@ def roll_back(
     reason: str,
     leading: Sequence[Fact] = (),
     capture_first: bool = True,
-) -> None:
+    fresh: Collection[str] = (),
+) -> tuple[str, ...]:
     """Restore a version and record that it happened.
 
     Args:
@@ -91,6 +103,10 @@ def roll_back(
         reason: in words.
         leading: facts to commit in the same transaction, in front.
         capture_first: store the state that is left, so that the rollback can be rolled back.
+        fresh: parts that begin anew instead of being restored.
+
+    Returns:
+        Random generators that could not be put back, with the reason.
 
     Raises:
         Refused: if the version has no capture.
@@ -104,23 +120,41 @@ def roll_back(
     base_version = None if capture is None else state.version + len(leading) + 1
     journal = Journal()
     version = state.version
+    document = LoadedCapture(session.vault, state.captures[source.capture].manifest).document
+    fresh = frozenset(fresh) | (session.fresh & of_other_kinds(session.live, document))
     try:
-        restore_live(session, state, source, journal)
-        fact = _fact(session, state, source, leading, base_version, trigger, reason)
+        left_out = restore_live(session, state, source, journal, fresh)
+        exact = not left_out and not fresh
+        fact = evolve(
+            _fact(session, state, source, leading, base_version, trigger, reason, exact=exact),
+            left_out=left_out,
+            fresh=tuple(sorted(fresh)),
+        )
         before = () if capture is None else (evolve(capture, of_version=state.version + len(leading)),)
-        envelopes = session.append((*leading, *before, fact), cause)
+        facts = (*leading, *before, fact)
+        envelopes = session.append((*facts, *capture_anew(session, fresh, len(facts))), cause)
     except BaseException:
         if session.state.version == version:
             journal.undo()
         raise
     session.publisher.publish(envelopes)
     release_old_captures(session)
+    return left_out
+
+
+def capture_anew(session: Session, fresh: Collection[str], behind: int) -> tuple[StateCaptured, ...]:
+    """Capture a run of which parts begin anew: no earlier capture tells what it is."""
+    if not fresh:
+        return ()
+    captured = store_capture(session.live, session.vault, f"anew: {', '.join(sorted(fresh))}")
+    return (evolve(captured, of_version=session.state.version + behind),)
 
 
 def _capture_of_left_state(session: Session) -> StateCaptured | None:
     if not session.state.capture_policy.before_structural_change:
         return None
-    if describe(session.live.module).fingerprint != session.state.architecture.fingerprint:
+    strangers = holds_strangers(session.live)
+    if strangers or describe(session.live.module).fingerprint != session.state.architecture.fingerprint:
         logger.warning(
             "model %r was changed outside of its run; the state left by this rollback is not captured",
             session.state.name,
@@ -131,14 +165,6 @@ def _capture_of_left_state(session: Session) -> StateCaptured | None:
     return captured
 
 
-def _expected(session: Session, manifest: str) -> str | None:
-    """Return the fingerprint that a restored run must have.
-
-    None where a capture was made beside other CUDA devices: their generators can't all be compared.
-    """
-    return manifest if has_generators_of(LoadedCapture(session.vault, manifest).document) else None
-
-
 def _fact(
     session: Session,
     state: ModelState,
@@ -147,8 +173,11 @@ def _fact(
     base_version: int | None,
     trigger: str,
     reason: str,
+    *,
+    exact: bool,
 ) -> RolledBack:
-    expected = None if source.edits_of else _expected(session, state.captures[source.capture].manifest)
+    whole = exact and not source.edits_of
+    expected = state.captures[source.capture].manifest if whole else None
     measured = state_fingerprint(session.live)
     epochs = state.lineage.trained_epochs + sum(isinstance(fact, EpochEnded) for fact in leading)
     if expected is not None and measured != expected:

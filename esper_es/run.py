@@ -162,7 +162,8 @@ class Run:
     def rollback(self, to_version: int, *, reason: str = "", cause: Cause | None = None) -> SurgeryResult:
         """Go back to a version: structure, tensors, optimizer, scheduler, scaler and RNG, bit for bit.
 
-        Gradients are dropped. The log only grows; a rollback can be rolled back.
+        Gradients are dropped. The log only grows; a rollback can be rolled back. Random generators of CUDA devices
+        that the capture or this process lacks are left out, and named in ``details["left_out"]`` and in the fact.
 
         Args:
             to_version: a version with a capture; others are refused, naming the nearest that have one.
@@ -184,14 +185,18 @@ class Run:
         from_version = self.version
         try:
             check_not_running(self.model)
-            roll_back(self.session, to_version, cause, trigger="asked", reason=reason)
+            left_out = roll_back(self.session, to_version, cause, trigger="asked", reason=reason)
         except Refused as refusal:
             return refuse(self.session, request, refusal, watch)
         return SurgeryResult(
             success=True,
             operation="rollback",
             version=self.version,
-            details={"to_version": to_version, "from_version": from_version},
+            details={
+                "to_version": to_version,
+                "from_version": from_version,
+                "left_out": list(left_out),
+            },
             undo_version=self.version - 1,
             timings_ms={"total": watch.total()},
         )

@@ -68,6 +68,8 @@ class Session:
         step: optimizer steps taken, as the log counts them.
         unsettled: facts of an append of which it is not known whether it was committed.
         mark: what the run was at the last commit, as long as its version can be restored.
+        fresh: parts that began anew when the run was attached; where they are of another kind than a capture's, they
+            begin anew again instead of being restored.
         memory: what surgeries found out about the last structures.
         boundary: the end of the last training step.
     """
@@ -82,6 +84,7 @@ class Session:
     step: int = 0
     unsettled: tuple[Envelope, ...] = ()
     mark: Mark | None = None
+    fresh: frozenset[str] = frozenset()
     memory: StructureMemory = field(factory=StructureMemory)
     boundary: Boundary = field(factory=Boundary)
 

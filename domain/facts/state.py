@@ -50,6 +50,9 @@ class RolledBack:
             (and not a surgery right after it).
         epochs_discarded: epochs of training given up.
         steps_discarded: optimizer steps given up.
+        left_out: random generators that are not what they were, with the reason, e.g. ``"cuda:1: not here"`` or
+            ``"cuda:1: not in the capture"``.
+        fresh: parts that were not restored, because they begin anew: ``"optimizer"``, ``"scheduler"``, ``"scaler"``.
         trigger: ``"asked"``, ``"watch"``, or ``"resume"`` (a process came back to a log whose last training
             was not captured).
         reason: why.
@@ -66,3 +69,5 @@ class RolledBack:
     steps_discarded: int
     trigger: str
     reason: str
+    left_out: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()

@@ -75,7 +75,13 @@ def _registered(fact: ModelRegistered) -> str:
 
 
 def _resumed(fact: RunResumed) -> str:
-    return f"a process took the run up again, torch {fact.environment.torch} on {fact.environment.device}"
+    where = f"torch {fact.environment.torch} on {fact.environment.device}"
+    return f"a process took the run up again, {where}{_unrestored(fact)}"
+
+
+def _unrestored(fact: RunResumed | RolledBack) -> str:
+    anew = f"; begun anew: {', '.join(fact.fresh)}" if fact.fresh else ""
+    return f"{anew}; generators left out: {', '.join(fact.left_out)}" if fact.left_out else anew
 
 
 def _captured(fact: StateCaptured) -> str:
@@ -90,7 +96,7 @@ def _released(fact: CapturesReleased) -> str:
 def _rolled_back(fact: RolledBack) -> str:
     discarded = f"{count(fact.epochs_discarded, 'epoch')} and {count(fact.steps_discarded, 'step')} discarded"
     way = f"from {fact.from_version} back to {fact.to_version} ({fact.trigger})"
-    return f"{way}, {discarded}{_because(fact.reason)}"
+    return f"{way}, {discarded}{_unrestored(fact)}{_because(fact.reason)}"
 
 
 def _layer_added(fact: LayerAdded) -> str:

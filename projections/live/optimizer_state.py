@@ -12,6 +12,7 @@ from esper_es.domain.errors import Refused
 from esper_es.domain.index_map import NEW, IndexMap
 from esper_es.projections.live.gather import gathered
 from esper_es.projections.live.journal import Journal
+from esper_es.projections.live.live import Live
 
 FIRST_MOMENTS = frozenset(("exp_avg", "momentum_buffer", "grad_avg", "prev", "ax"))
 """State that points somewhere: new entries start at zero. All other state (second moments) is cloned."""
@@ -116,6 +117,34 @@ def leave_groups(journal: Journal, optimizer: Optimizer, parameters: Iterable[to
     state = {p: entries for p, entries in optimizer.state.items() if id(p) not in gone}
     if len(state) != len(optimizer.state):
         journal.replace_items(optimizer.state, state)
+
+
+def holds_strangers(live: Live) -> bool:
+    """Say whether the optimizer holds parameters that are not the model's."""
+    own = {id(parameter) for parameter in live.module.parameters()}
+    groups = () if live.optimizer is None else live.optimizer.param_groups
+    return any(id(parameter) not in own for group in groups for parameter in group["params"])
+
+
+def begin_anew(live: Live, journal: Journal) -> None:
+    """Empty the optimizer's state, and let its groups hold what the model holds.
+
+    Parameters that are gone leave; trainable ones that no group holds join, each where its layer's others are.
+    """
+    optimizer = live.optimizer
+    if optimizer is None:
+        return
+    own = {id(parameter) for parameter in live.module.parameters()}
+    leave_groups(
+        journal, optimizer, [p for g in optimizer.param_groups for p in g["params"] if id(p) not in own]
+    )
+    journal.replace_items(optimizer.state, {})
+    for module in live.module.modules():
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in held:
+                group = group_for(optimizer, parameter, module.parameters(recurse=False))
+                join_group(journal, optimizer, [parameter], group)
 
 
 def group_for(optimizer: Optimizer, parameter: torch.Tensor, neighbours: Iterable[torch.Tensor]) -> int:

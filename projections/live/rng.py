@@ -44,6 +44,13 @@ def restore_rng(state: dict[str, Any]) -> None:
             torch.cuda.set_rng_state(cuda_state.cpu(), device)
 
 
+def missing_generators(state: dict[str, Any]) -> tuple[str, ...]:
+    """Return the CUDA generators that captured states could not be put into, and those that they do not tell of."""
+    saved, here = len(state["cuda"]), len(capture_rng()["cuda"])
+    absent = [f"cuda:{device}: not here" for device in range(here, saved)]
+    return (*absent, *(f"cuda:{device}: not in the capture" for device in range(saved, here)))
+
+
 @contextmanager
 def preserved_rng() -> Iterator[None]:
     """Leave all generators as they were."""

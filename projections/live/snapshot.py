@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,10 +17,13 @@ from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.modules import SeedSlot
 from esper_es.projections.live.names import dtype_name, named_parameters_by_id, named_tensors
+from esper_es.projections.live.optimizer_state import begin_anew
 from esper_es.projections.live.plain import from_json, to_json
-from esper_es.projections.live.rng import capture_rng, restore_rng
+from esper_es.projections.live.rng import capture_rng, missing_generators, restore_rng
 
 FORMAT = 1
+PARTS = ("optimizer", "scheduler", "scaler")
+"""What a run may hold beside its module."""
 
 
 @frozen
@@ -112,8 +115,12 @@ def _state_of(holder: Any, what: str, store: Callable[[str, torch.Tensor], None]
 
 
 def put_back(
-    live: Live, document: Mapping[str, Json], tensor: Callable[[str], torch.Tensor], journal: Journal
-) -> None:
+    live: Live,
+    document: Mapping[str, Json],
+    tensor: Callable[[str], torch.Tensor],
+    journal: Journal,
+    fresh: Collection[str] = (),
+) -> tuple[str, ...]:
     """Restore live objects, whose structure already fits, to a snapshot.
 
     Args:
@@ -121,6 +128,11 @@ def put_back(
         document: of the snapshot.
         tensor: gives a fresh CPU tensor by its name in the snapshot.
         journal: takes how to undo it all.
+        fresh: parts that begin anew instead: ``"optimizer"``, ``"scheduler"``, ``"scaler"``. A scheduler or scaler
+            stays as it is; an optimizer loses its state, and takes up what the model lets it train.
+
+    Returns:
+        Random generators that could not be put back, with the reason.
 
     Raises:
         IntegrityFailure: if the document is of another format, or names other tensors than the module has.
@@ -129,21 +141,25 @@ def put_back(
     if document.get("format") != FORMAT:
         raise IntegrityFailure(f"a manifest has format {document.get('format')!r}, {FORMAT} was expected")
     put_back_module(live, document, tensor, journal)
-    _put_back_optimizer(live, document["optimizer"], tensor, journal)
-    _put_back_state(live.scheduler, document["scheduler"], "scheduler", tensor, journal)
-    _put_back_state(live.scaler, document["scaler"], "scaler", tensor, journal)
-    before = capture_rng()
+    if "optimizer" in fresh:
+        begin_anew(live, journal)
+    else:
+        _put_back_optimizer(live, document["optimizer"], tensor, journal)
+    for what, holder in (("scheduler", live.scheduler), ("scaler", live.scaler)):
+        if what not in fresh:
+            _put_back_state(holder, document[what], what, tensor, journal)
+    before, saved = capture_rng(), from_json(document["rng"], tensor)
     journal.record(lambda: restore_rng(before))
-    restore_rng(from_json(document["rng"], tensor))
+    restore_rng(saved)
+    return missing_generators(saved)
 
 
-def has_generators_of(document: Mapping[str, Json]) -> bool:
-    """Say whether this process has as many CUDA generators as a snapshot was taken of.
-
-    Otherwise not all of them can be put back, or some here are left as they are.
-    """
-    saved = from_json(document["rng"], lambda name: torch.empty(0))
-    return len(saved["cuda"]) == len(capture_rng()["cuda"])
+def of_other_kinds(live: Live, document: Mapping[str, Json]) -> frozenset[str]:
+    """Return the parts that are of another class than the captured ones, or there where those were not."""
+    held = {"optimizer": live.optimizer, "scheduler": live.scheduler, "scaler": live.scaler}
+    kinds = {what: None if part is None else type(part).__name__ for what, part in held.items()}
+    saved = {what: None if document[what] is None else document[what]["class"] for what in PARTS}
+    return frozenset(what for what in PARTS if kinds[what] != saved[what])
 
 
 def put_back_module(
@@ -178,11 +194,10 @@ def _put_back_optimizer(
     if optimizer is None:
         return
     parameters = dict(live.module.named_parameters())
-    if len(optimizer.param_groups) != len(saved["groups"]):
-        raise UsageError(
-            f"the optimizer has {len(optimizer.param_groups)} parameter groups, the capture has "
-            f"{len(saved['groups'])}; build it with the same groups"
-        )
+    present, wanted = optimizer.param_groups, len(saved["groups"])
+    if len(present) != wanted:
+        added: list[dict[str, Any]] = [{"params": []} for _ in range(wanted - len(present))]
+        journal.replace_list(present, [*present[:wanted], *added])
     for group, kept in zip(optimizer.param_groups, saved["groups"], strict=True):
         journal.replace_list(group["params"], [parameters[name] for name in kept["params"]])
         options = from_json(kept["options"], tensor)
@@ -225,9 +240,12 @@ def _put_back_state(
 def _require_same_part(part: Any, saved: Json, what: str) -> None:
     if (part is None) != (saved is None):
         has, had = ("no", "one") if part is None else ("one", "none")
-        raise UsageError(f"this run has {has} {what}, the captured one had {had}; attach with the same parts")
+        raise UsageError(
+            f"this run has {has} {what}, the captured one had {had}; attach with the same parts, or "
+            f"with fresh=({what!r},) to go on without it"
+        )
     if part is not None and type(part).__name__ != saved["class"]:
         raise UsageError(
             f"this run's {what} is a {type(part).__name__}, the captured one was a {saved['class']}; "
-            "attach with the same parts"
+            f"attach with the same parts, or with fresh=({what!r},) to begin it anew"
         )

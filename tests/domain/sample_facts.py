@@ -90,7 +90,7 @@ SAMPLES: tuple[Fact, ...] = (
         lifecycle=ESPER_LITE,
         environment=ENVIRONMENT,
     ),
-    facts.RunResumed(environment=ENVIRONMENT),
+    facts.RunResumed(environment=ENVIRONMENT, left_out=("cuda:1: not here",), fresh=("optimizer",)),
     facts.StateCaptured(
         of_version=3,
         manifest="blake3:manifest",

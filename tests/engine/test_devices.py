@@ -31,11 +31,15 @@ def test_a_capture_made_beside_gpus_is_restored_where_there_are_none(
     before = run.fingerprint
     with torch.no_grad():
         run.model.get_parameter("0.weight").zero_()
-    assert run.rollback(version).success
+    result = run.rollback(version)
+    assert result.success
     assert run.fingerprint == before
     fact = engine.history("model")[-1].fact
     assert isinstance(fact, RolledBack)
     assert fact.expected_fingerprint is None
+    assert fact.left_out == tuple(f"cuda:{device}: not here" for device in range(devices))
+    assert result.details["left_out"] == [*fact.left_out]
+    assert run.version not in run.state.restorable
 
 
 def on_gpu(engine: Engine, zoolet: Zoolet, name: str = "model", **optimizer: Any) -> Run:

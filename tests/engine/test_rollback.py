@@ -13,14 +13,13 @@ from training import (
     OPTIMIZERS,
     MakeOptimizer,
     adam,
-    adamw,
     attached,
     gradients,
     optimizer_of,
     train_run,
 )
 
-from esper_es import CapturePolicy, Engine, ReplayError, Run, UsageError, blueprint
+from esper_es import CapturePolicy, Engine, ReplayError, Run, blueprint
 from esper_es.domain.facts import RolledBack
 from esper_es.projections.live.describe import describe
 
@@ -205,17 +204,6 @@ def test_without_captures_before_changes_an_undo_is_refused(engine: Engine) -> N
     result = run.surgeon.modify_layer_width(layer_name="0", new_width=12)
     assert (result.success, result.undo_version) == (True, None)
     assert run.rollback(result.version).check == "no_capture"
-
-
-def test_an_optimizer_of_other_groups_than_the_capture_is_refused_and_nothing_changes(engine: Engine) -> None:
-    run = attached(engine, NESTED_MLP, adamw)
-    version = run.capture()
-    spare = nn.Parameter(torch.zeros(2))
-    optimizer_of(run).add_param_group({"params": [spare]})
-    before = photograph(run)
-    with pytest.raises(UsageError, match="not in the model"):
-        run.rollback(version)
-    assert differences(before, photograph(run)) == []
 
 
 def test_a_class_defined_anew_is_named_as_the_reason_why_it_cannot_be_rolled_back(engine: Engine) -> None:
