@@ -14,6 +14,7 @@ from esper_es.domain.evolution import evolved
 from esper_es.domain.facts import Effects
 from esper_es.effects import effects_of
 from esper_es.failpoints import reach
+from esper_es.planning.routing_proof import routing_proof
 from esper_es.planning.scene import Plan, Planner, Scene
 from esper_es.projections.live import optimizer_state
 from esper_es.projections.live.apply import apply_edits
@@ -71,6 +72,7 @@ def _tried(session: Session, scene: Scene, operation: str, planner: Planner, wat
     baseline = baseline_of(
         shadow, session.examples, session.live.optimizer, scene.observation, scene.gradients()
     )
+    proof = plan.proof or routing_proof(scene, plan.edits)
     _try_edits(shadow, plan, after)
     trial = Trial(
         session.examples,
@@ -82,7 +84,7 @@ def _tried(session: Session, scene: Scene, operation: str, planner: Planner, wat
     verdicts = session.validators.validate_all(shadow, operation, trial=trial)
     _require_valid(verdicts)
     watch.lap("validate")
-    if plan.proof is not None and (findings := plan.proof(shadow)):
+    if proof is not None and (findings := proof(shadow)):
         raise Refused(f"the change would mis-route channels: {'; '.join(findings[:3])}", "routing")
     watch.lap("prove")
     session.memory.learn(before.fingerprint, gradients=baseline.gradients)

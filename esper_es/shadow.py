@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Iterator
+from functools import partial
+from types import CellType, FunctionType, MethodType
 
+import torch
 from torch import nn
 
 from esper_es.domain.errors import UsageError
+from esper_es.projections.live.hosting import heard
 
 _HOOKS = (
     "_forward_hooks",
@@ -20,22 +25,71 @@ _HOOKS = (
 def shadow_of(module: nn.Module) -> nn.Module:
     """Return a deep copy without gradients and without the user's hooks, which might act on the outside.
 
-    Hooks of torch's own (weight norm, spectral norm) stay.
+    Hooks of torch's own (weight norm, spectral norm) stay, and ours before which fused paths step aside. Tensors
+    that modules computed and kept are copied without their graphs.
 
     Raises:
         UsageError: if the model can't be copied.
     """
+    _require_own_forwards(module)
     try:
-        copied = copy.deepcopy(module)
+        copied = copy.deepcopy(module, _computed_tensors(module))
     except Exception as error:
         raise UsageError(f"the model can't be deep-copied, which every surgery needs: {error}") from error
     for part in copied.modules():
         for name in _HOOKS:
             hooks: dict[int, object] = getattr(part, name, {})
             for key in list(hooks):
-                if not _from_torch(hooks[key]):
+                if not _from_torch(hooks[key]) and hooks[key] is not heard:
                     del hooks[key]
     return copied
+
+
+def _require_own_forwards(module: nn.Module) -> None:
+    """Check that a copy would run itself: a function put in the place of a forward may hold on to the module."""
+    for path, part in module.named_modules():
+        forward = part.__dict__.get("forward")
+        if isinstance(forward, (FunctionType, partial)) and any(
+            isinstance(held, nn.Module) for held in _held(forward, set())
+        ):
+            raise UsageError(
+                f"the forward of {path or 'the model'!r} was replaced on the object by a function that holds a module, "
+                "which copies of the model would run instead of their own; bind it with types.MethodType, or write "
+                "a subclass"
+            )
+
+
+def _held(value: object, seen: set[int]) -> Iterator[object]:
+    """Yield what a function holds in its closure, the owners of methods, and what is bound to a partial call."""
+    if isinstance(value, partial):
+        parts: tuple[object, ...] = (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, FunctionType):
+        cells = (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
+        parts = (*cells, *(value.__defaults__ or ()))
+    elif isinstance(value, MethodType):
+        parts = (value.__self__,)
+    else:
+        return
+    for part in parts:
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            yield from _held(part, seen)
+
+
+def _is_filled(cell: CellType) -> bool:
+    """Say whether a closure's cell holds something yet."""
+    return cell != CellType()
+
+
+def _computed_tensors(module: nn.Module) -> dict[int, object]:
+    """Return copies of plain attributes that have a graph, which ``deepcopy`` refuses, by identity."""
+    return {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in part.__dict__.values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
 
 
 def _from_torch(hook: object) -> bool:

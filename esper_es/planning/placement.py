@@ -49,9 +49,24 @@ def place_after(scene: Scene, observation: Observation, layer: str, name: str) -
     if is_sequential(parent) and observation.runs_inside(layer, parent_path):
         place = Place(join_path(parent_path, name), local, hosted=False)
     else:
+        require_own_forward(root, layer)
         place = Place(join_path(owner_of(root, layer), name), None, hosted=True)
     require_free(root, place.path)
     return place
+
+
+def require_own_forward(root: nn.Module, layer: str) -> None:
+    """Check that a layer that is to host something runs the forward of its class.
+
+    Raises:
+        Refused: otherwise.
+    """
+    if "forward" in module_at(root, layer).__dict__:
+        raise Refused(
+            f"the forward of {layer!r} was replaced on the object itself, which goes around all that is added; "
+            "replace it in a subclass",
+            "replaced_forward",
+        )
 
 
 def is_sequential(module: nn.Module) -> bool:
@@ -104,8 +119,14 @@ def require_free(root: nn.Module, path: str) -> None:
     """
     parent_path, name = split_path(path)
     parent = module_at(root, parent_path)
-    if name in parent._modules or hasattr(parent, name):
+    if _has(parent, name):
         raise Refused(f"{path!r} is taken; choose another name", "name_taken")
+
+
+def _has(parent: nn.Module, name: str) -> bool:
+    """Say whether a module holds something under a name, whatever its ``__getattr__`` would make up."""
+    held = (parent.__dict__, parent._parameters, parent._buffers, parent._modules)
+    return any(name in entries for entries in held) or any(name in vars(cls) for cls in type(parent).__mro__)
 
 
 def placing_edits(scene: Scene, place: Place, new: NewModule, layer: str) -> tuple[Edit, ...]:

@@ -165,7 +165,8 @@ class Plan:
         executes: paths of new modules that the model must run.
         details: for the result.
         facts: the command that says which facts would hold.
-        proof: looks at the copy after the edits and returns what is wrong; None where there is nothing to prove.
+        proof: looks at the copy after the edits and returns what is wrong; None for none but that resized tensors
+            keep every route.
     """
 
     edits: tuple[Edit, ...]

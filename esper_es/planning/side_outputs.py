@@ -30,15 +30,19 @@ def require_unmissed(scene: Scene, observation: Observation, path: str, standing
     Raises:
         Refused: naming the module that takes what is left out.
     """
-    if path not in observation.side_readers:
+    left_out = [location for call in observation.taken[path] for location in call.left_out]
+    if not left_out:
         return
-    location, reader = observation.side_readers[path]
+    location, reader = observation.side_readers.get(path, (left_out[0], None))
     without = _run_with(scene, path, standing)
-    handing = _Handing(standing, observation.taken[path])
-    if without is None or not _same(without, _run_with(scene, path, handing)):
+    if without is not None and reader is None:
+        return
+    handing = _run_with(scene, path, _Handing(standing, observation.taken[path]))
+    if handing is not None and (without is None or not _same(without, handing)):
         entry = "".join(f"[{key!r}]" for key in location)
+        taker = "the code around it" if reader is None else repr(reader)
         raise Refused(
-            f"layer {path!r} also returns {entry}, which {reader!r} takes; without the layer nobody would make it",
+            f"layer {path!r} also returns {entry}, which {taker} takes; without the layer nobody would make it",
             "side_output",
         )
 
@@ -79,7 +83,7 @@ def _run_with(scene: Scene, path: str, module: nn.Module) -> tuple[torch.Tensor,
         parent._modules[name] = layer
 
 
-def _same(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...] | None) -> bool:
-    if other is None or len(one) != len(other):
-        return False
-    return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def _same(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> bool:
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True)
+    )

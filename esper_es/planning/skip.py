@@ -15,7 +15,7 @@ from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import add_skip_connection, remove_skip_connection
 from esper_es.planning.joining import joining_layer, written_in_place
 from esper_es.planning.observation import Observation
-from esper_es.planning.placement import next_order, owner_of, require_free
+from esper_es.planning.placement import next_order, owner_of, require_free, require_own_forward
 from esper_es.planning.scene import Plan, Scene, new_module
 from esper_es.planning.skip_order import finding, trace_skips
 from esper_es.projections.live.build import fragment_of
@@ -42,12 +42,8 @@ def plan_add_skip_connection(scene: Scene, *, from_layer: str, to_layer: str, co
     rules.check_frequency(scene.state)
     rules.check_skip_count(scene.state)
     for layer in (from_layer, to_layer):
-        if "forward" in scene.require_layer(layer).__dict__:
-            raise Refused(
-                f"the forward of {layer!r} was replaced on the object itself, which goes around all that is added; "
-                "replace it in a subclass",
-                "replaced_forward",
-            )
+        scene.require_layer(layer)
+        require_own_forward(scene.live.module, layer)
     connection_id = f"skip:{from_layer}->{to_layer}"
     if any(c.id == connection_id for c in scene.state.architecture.connections):
         raise Refused(
