@@ -16,6 +16,7 @@ class Outcome:
         refused: why it was not done; empty when it was.
         moved: how far the outputs are from those that they should be, relative to the largest; None where
             nothing says what they should be.
+        bounded: whether they may differ by the order of sums only.
         wrong: the laws that did not hold.
         seconds: for the surgery alone.
     """
@@ -25,6 +26,7 @@ class Outcome:
     target: str
     refused: str = ""
     moved: float | None = None
+    bounded: bool = True
     wrong: tuple[str, ...] = ()
     seconds: float = 0.0
 

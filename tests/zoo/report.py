@@ -56,8 +56,13 @@ class Visit:
 
     @property
     def moved(self) -> list[float]:
-        """How far outputs moved, for every surgery after which they are known."""
-        return [outcome.moved for outcome in self.outcomes if outcome.moved is not None]
+        """How far outputs moved that may differ by the order of sums only."""
+        return [o.moved for o in self.outcomes if o.bounded and o.moved is not None]
+
+    @property
+    def moved_under_norms(self) -> list[float]:
+        """How far outputs moved where something is computed over all the channels that grew."""
+        return [o.moved for o in self.outcomes if not o.bounded and o.moved is not None]
 
     @property
     def milliseconds(self) -> float:

@@ -5,32 +5,33 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from esper_es.tracing import WidthGroup
+
 from .outcomes import Outcome
 from .trials import Trials
-from .widths import Width
 
 SEED = 11
 
 
 def every(trials: Trials) -> Iterator[Outcome]:
     """Grow and shrink every free group; insert, remove and connect once."""
-    for width in trials.widths():
-        yield from _both_ways(trials, width, compiled=True)
+    for group in trials.groups():
+        yield from _both_ways(trials, group, compiled=True)
     yield from _depth(trials)
 
 
-def sampled(trials: Trials, groups: int) -> Iterator[Outcome]:
+def sampled(trials: Trials, count: int) -> Iterator[Outcome]:
     """Grow and shrink some of the groups, the same ones every time; insert, remove and connect once."""
-    widths = trials.widths()
-    for number, width in enumerate(random.Random(SEED).sample(widths, min(groups, len(widths)))):
-        yield from _both_ways(trials, width, compiled=number == 0)
+    free = trials.groups()
+    for number, group in enumerate(random.Random(SEED).sample(free, min(count, len(free)))):
+        yield from _both_ways(trials, group, compiled=number == 0)
     yield from _depth(trials)
 
 
-def _both_ways(trials: Trials, width: Width, *, compiled: bool) -> Iterator[Outcome]:
-    yield trials.grow(width, compiled=compiled)
-    if width.group.units > 1:
-        yield trials.shrink(width, compiled=compiled)
+def _both_ways(trials: Trials, group: WidthGroup, *, compiled: bool) -> Iterator[Outcome]:
+    yield trials.grow(group, compiled=compiled)
+    if group.units > trials.species.units:
+        yield trials.shrink(group, compiled=compiled)
 
 
 def _depth(trials: Trials) -> Iterator[Outcome]:

@@ -24,6 +24,7 @@ class Species:
         remove: the layer to take out.
         skip: two layers to connect.
         blueprint: registered name, for models that neither library makes.
+        units: how many come or go at once.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Species:
     remove: str
     skip: tuple[str, str]
     blueprint: str | None = field(default=None, kw_only=True)
+    units: int = field(default=1, kw_only=True)
 
 
 def tokens() -> dict[str, Any]:

@@ -55,14 +55,15 @@ def t5() -> nn.Module:
 
 
 def mixtral() -> nn.Module:
-    """A mixture of three experts, of which each token takes two."""
+    """A mixture of three experts, of which each token takes two; torch's kernel for them wants widths that are
+    multiples of 16 bytes."""
     return hf.MixtralForCausalLM(
         hf.MixtralConfig(
             hidden_size=24,
             intermediate_size=40,
             num_hidden_layers=2,
-            num_attention_heads=6,
-            num_key_value_heads=3,
+            num_attention_heads=12,
+            num_key_value_heads=6,
             num_local_experts=3,
             num_experts_per_tok=2,
             **ROOMS,
@@ -140,6 +141,7 @@ TRANSFORMERS = (
         ("model.layers.0.self_attn.o_proj", linear(24)),
         "model.layers.1",
         ("model.layers.0", "model.layers.1"),
+        units=4,
     ),
     Species(
         "ViT",

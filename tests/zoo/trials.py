@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from esper_es import Engine, SurgeryResult
 from esper_es.projections.live.describe import describe
+from esper_es.tracing import WidthGroup
 
 from .looking import compiles, difference, outputs, train
 from .masking import silenced
 from .outcomes import Outcome, Version
 from .species import Species
-from .widths import Width, free_widths
 
 PRESERVED = 2e-6
 """Largest relative difference, in single precision, of outputs that differ by the order of sums only."""
@@ -60,33 +60,31 @@ class Trials:
         self._state = self.run.state_fingerprint
         self.compiles = not compiles(model, self.inputs)
 
-    def widths(self) -> tuple[Width, ...]:
+    def groups(self) -> tuple[WidthGroup, ...]:
         """Return the groups that can come and go."""
-        return tuple(free_widths(self.run.surgeon.trace()))
+        return tuple(group for group in self.run.surgeon.trace().width_groups if group.free)
 
     def pins(self) -> list[str]:
         """Return, for each group that can't come or go, why not."""
         groups = self.run.surgeon.trace().width_groups
         return ["; ".join(sorted({pin.reason for pin in g.pins})) for g in groups if not g.free]
 
-    def grow(self, width: Width, *, compiled: bool = False) -> Outcome:
-        """Widen a group by one unit. Unless something is computed over all channels, the function stays."""
+    def grow(self, group: WidthGroup, *, compiled: bool = False) -> Outcome:
+        """Widen a group. The function stays; where something is computed over all channels, as well as it can."""
+        return self._width(
+            "grow", group, self.species.units, lambda before, _: outputs(before, self.inputs), compiled
+        )
 
-        def expected(before: nn.Module, _: SurgeryResult) -> list[Tensor] | None:
-            return None if width.group.reduced_by else outputs(before, self.inputs)
-
-        return self._width("grow", width, 1, expected, compiled)
-
-    def shrink(self, width: Width, *, compiled: bool = False) -> Outcome:
-        """Narrow a group by one unit. Unless something is computed over all channels, the rest computes what it
-        computed beside a unit that nobody reads."""
+    def shrink(self, group: WidthGroup, *, compiled: bool = False) -> Outcome:
+        """Narrow a group. Unless something is computed over all channels, the rest computes what it computed beside
+        units that nobody reads."""
 
         def expected(before: nn.Module, result: SurgeryResult) -> list[Tensor] | None:
-            if width.group.reduced_by:
+            if group.reduced_by:
                 return None
-            return outputs(silenced(before, width.group, result.details["kept_units"]), self.inputs)
+            return outputs(silenced(before, group, result.details["kept_units"]), self.inputs)
 
-        return self._width("shrink", width, -1, expected, compiled)
+        return self._width("shrink", group, -self.species.units, expected, compiled)
 
     def insert(self, *, compiled: bool = False) -> Outcome:
         """Insert a residual branch, which starts as nothing."""
@@ -123,19 +121,18 @@ class Trials:
             compiled,
         )
 
-    def _width(self, surgery: str, width: Width, units: int, expected: Expected, compiled: bool) -> Outcome:
-        group = width.group
-        if not width.layer:
-            refused = "no layer's output is this group alone"
-            return Outcome(species=self.species.name, surgery=surgery, target=group.tensor, refused=refused)
+    def _width(
+        self, surgery: str, group: WidthGroup, units: int, expected: Expected, compiled: bool
+    ) -> Outcome:
         return self._tried(
             surgery,
-            width.layer,
+            f"{group.tensor} dim {group.dim}",
             lambda: self.run.surgeon.modify_layer_width(
-                layer_name=width.layer, new_width=group.size + units * group.unit_size
+                layer_name=group.tensor, dimension=group.dim, unit="units", new_width=group.units + units
             ),
             expected,
             compiled,
+            bounded=not group.reduced_by,
         )
 
     def _tried(
@@ -145,6 +142,7 @@ class Trials:
         operate: Callable[[], SurgeryResult],
         expected: Expected,
         compiled: bool,
+        bounded: bool = True,
     ) -> Outcome:
         """Operate, look at everything that must hold, and go back."""
         before = copy.deepcopy(self.run.model)
@@ -153,7 +151,11 @@ class Trials:
         seconds = time.perf_counter() - began
         moved, wrong = None, []
         if result.success:
-            moved, wrong = self._examined(before, result, expected, compiled and self.compiles)
+            should = expected(before, result)
+            moved = None if should is None else difference(should, outputs(self.run.model, self.inputs))
+            if bounded and moved is not None and not moved <= PRESERVED:
+                wrong.append(f"the outputs moved by {moved:.1e}")
+            wrong += self._broken(compiled and self.compiles)
             if not self.run.rollback(self._home).success:
                 wrong.append("the rollback was refused")
         if self.run.state_fingerprint != self._state:
@@ -164,22 +166,18 @@ class Trials:
             target=target,
             refused=result.error or "" if not result.success else "",
             moved=moved,
+            bounded=bounded,
             wrong=tuple(wrong),
             seconds=seconds,
         )
 
-    def _examined(
-        self, before: nn.Module, result: SurgeryResult, expected: Expected, compiled: bool
-    ) -> tuple[float | None, list[str]]:
+    def _broken(self, compiled: bool) -> list[str]:
+        """Look at everything else; train at last."""
         model, wrong = self.run.model, []
         name = self.species.name
         self.versions.append(Version(model=name, number=self.run.version, fingerprint=self.run.fingerprint))
         if describe(model).fingerprint != self.run.architecture.fingerprint:
             wrong.append("the log says another architecture than the model has")
-        should = expected(before, result)
-        moved = None if should is None else difference(should, outputs(model, self.inputs))
-        if moved is not None and not moved <= PRESERVED:
-            wrong.append(f"the outputs moved by {moved:.1e}")
         if compiled and (problem := compiles(model, self.inputs)):
             wrong.append(f"it does not compile any more: {problem}")
         try:
@@ -189,7 +187,7 @@ class Trials:
         else:
             if not isfinite(loss):
                 wrong.append(f"its loss is {loss} after {STEPS} steps")
-        return moved, wrong
+        return wrong
 
 
 def _stirred(model: nn.Module) -> nn.Module:
