@@ -1,31 +1,51 @@
-"""What a model would compute if some units of a group were not there: the yardstick of narrowing."""
+"""What a model would compute if the units that narrowing took were not there: the yardstick of narrowing."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from esper_es.tracing import WidthGroup
+from esper_es.domain.edits import Edit, ResizeTensor
+from esper_es.tracing import Trace, WidthGroup
+
+Gone = Mapping[tuple[str, int], Sequence[int]]
+"""Indices that went, by tensor and dimension."""
 
 
-def silenced(model: nn.Module, group: WidthGroup, kept: Collection[int]) -> nn.Module:
-    """Return a copy in which nothing reads the other units: the weights that would are zero there.
+def gone(model: nn.Module, edits: Iterable[Edit]) -> Gone:
+    """Return what some edits take from a model."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        (edit.tensor, edit.dim): sorted(set(range(tensors[edit.tensor].shape[edit.dim])) - set(edit.gather))
+        for edit in edits
+        if isinstance(edit, ResizeTensor)
+    }
 
-    Where no weight reads the units (queries and keys meet each other), what makes them is zero.
+
+def silenced(model: nn.Module, found: Trace, gone: Gone) -> nn.Module:
+    """Return a copy in which nothing reads what went: the weights that would are zero there.
+
+    Where no weight reads a channel (queries and keys meet each other), what makes it is zero.
     """
     copied = copy.deepcopy(model)
-    tensors = dict(copied.named_parameters(remove_duplicate=False))
-    readers = [m for m in group.members if "consumer" in m.roles]
+    parameters = dict(copied.named_parameters())
     with torch.no_grad():
-        for member in readers or [m for m in group.members if m.tensor in tensors]:
-            gone = [
-                index
-                for index, unit in enumerate(member.positions.tolist())
-                if unit >= 0 and unit not in kept
-            ]
-            tensor = tensors[member.tensor]
-            tensor[(slice(None),) * member.dim + (gone,)] = 0
+        for tensor, dim in _silent(found, gone):
+            if tensor in parameters:
+                parameters[tensor][(slice(None),) * dim + (list(gone[tensor, dim]),)] = 0
     return copied
+
+
+def _silent(found: Trace, gone: Gone) -> set[tuple[str, int]]:
+    groups: dict[frozenset[tuple[str, int]], WidthGroup] = {}
+    for tensor, dim in gone:
+        group = found.group_of(tensor, dim)
+        groups[frozenset((m.tensor, m.dim) for m in group.members)] = group
+    silent: set[tuple[str, int]] = set()
+    for group in groups.values():
+        readers = [m for m in group.members if "consumer" in m.roles]
+        silent |= {(m.tensor, m.dim) for m in readers or group.members}
+    return silent & set(gone)

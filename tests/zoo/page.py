@@ -31,8 +31,9 @@ Every model is built from a configuration, tiny, with random weights; every grou
 widened and narrowed by one unit (a channel, a head, a group of query heads, a gate unit); one layer is inserted, one
 removed and one skip added. After each surgery the outputs are compared with what they should be (after widening and
 insertion: what they were; after narrowing: those of the model in which nothing reads the unit that went), 20 steps of
-Adam are taken, the model is compiled as one graph where it could be before, and rolled back, which must give back
-the whole state bit for bit; the version is replayed in another process, which must come to the same bytes.
+Adam are taken, and the model is rolled back, which must give back the whole state bit for bit; the version is
+replayed in another process, which must come to the same bytes. Models that can be compiled as one graph must still be
+after the first width and after every change of depth.
 
 {rows}
 

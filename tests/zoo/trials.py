@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 import torch
 from torch import Tensor, nn
 
 from esper_es import Engine, SurgeryResult
+from esper_es.domain.edits import Edit
 from esper_es.projections.live.describe import describe
 from esper_es.tracing import WidthGroup
 
 from .looking import compiles, difference, outputs, train
-from .masking import silenced
+from .masking import gone, silenced
 from .outcomes import Outcome, Version
 from .species import Species
 
@@ -43,6 +44,7 @@ class Trials:
 
     def __init__(self, species: Species, engine: Engine) -> None:
         torch.manual_seed(7)
+        self._engine = engine
         self.species = species
         self.inputs = species.inputs()
         self.versions: list[Version] = []
@@ -79,10 +81,12 @@ class Trials:
         """Narrow a group. Unless something is computed over all channels, the rest computes what it computed beside
         units that nobody reads."""
 
-        def expected(before: nn.Module, result: SurgeryResult) -> list[Tensor] | None:
+        found = self.run.surgeon.trace()
+
+        def expected(before: nn.Module, _: SurgeryResult) -> list[Tensor] | None:
             if group.reduced_by:
                 return None
-            return outputs(silenced(before, group, result.details["kept_units"]), self.inputs)
+            return outputs(silenced(before, found, gone(before, self._last_edits())), self.inputs)
 
         return self._width("shrink", group, -self.species.units, expected, compiled)
 
@@ -133,6 +137,14 @@ class Trials:
             expected,
             compiled,
             bounded=not group.reduced_by,
+        )
+
+    def _last_edits(self) -> Sequence[Edit]:
+        """Return what the newest surgery did, coupled layers included."""
+        return next(
+            e.fact.edits
+            for e in reversed(self._engine.history(self.species.name))
+            if getattr(e.fact, "edits", ())
         )
 
     def _tried(
