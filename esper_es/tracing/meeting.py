@@ -15,8 +15,19 @@ from typing import NamedTuple
 import torch
 
 from esper_es.tracing.carry import Origin
+from esper_es.tracing.meeting_events import (
+    Bundled,
+    Collapsed,
+    Event,
+    Meeting,
+    Outcome,
+    Pinned,
+    Read,
+    Same,
+    Shared,
+)
 from esper_es.tracing.operation import Operation
-from esper_es.tracing.shadow import Shadow, collapsed, relocated
+from esper_es.tracing.shadow import Shadow
 
 Label = int | str
 
@@ -91,87 +102,10 @@ class _Placed(NamedTuple):
         return tuple(self.dims[self.labels.index(label)] for label in labels)
 
 
-class _Pinned(NamedTuple):
-    number: int
-    reason: str
-
-    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
-        op.pin(shadows[self.number].ids, self.reason)
-
-
-class _Collapsed(NamedTuple):
-    """Bundled along all dimensions but these."""
-
-    number: int
-    onto: tuple[int, ...]
-
-    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
-        op.collapse(shadows[self.number], self.onto)
-
-
-class _Read(NamedTuple):
-    number: int
-
-    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
-        op.read(shadows[self.number].ids)
-
-
-class _Same(NamedTuple):
-    """Two shadows on the same labels; ``order`` are the right one's axes in the order of the left one's."""
-
-    left: int
-    right: int
-    order: tuple[int, ...]
-
-    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
-        ids = shadows[self.right].ids
-        op.same(shadows[self.left].ids, ids if len(self.order) == 1 else ids.transpose(self.order))
-
-
-class _Bundled(NamedTuple):
-    """Two shadows that share the labels of these dimensions, and no others."""
-
-    left: int
-    left_onto: tuple[int, ...]
-    right: int
-    right_onto: tuple[int, ...]
-
-    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
-        op.bundle(
-            op.collapse(shadows[self.left], self.left_onto),
-            op.collapse(shadows[self.right], self.right_onto),
-        )
-
-
-class _Outcome(NamedTuple):
-    """A shadow of the result: what is left of one that met, along ``onto``, on the dimensions ``dims``."""
-
-    number: int
-    operand: int
-    onto: tuple[int, ...]
-    dims: tuple[int, ...]
-
-    def shadow(self, op: Operation, shadows: Sequence[Shadow]) -> Shadow:
-        whole = shadows[self.number]
-        ids = whole.ids if self.onto == whole.dims else collapsed(whole, self.onto)
-        if len(self.dims) == 1:
-            return Shadow(self.dims, ids)
-        axes = tuple(range(len(self.dims)))
-        return relocated(Shadow(axes, ids), dict(zip(axes, self.dims, strict=True)))
-
-
-_Event = _Pinned | _Collapsed | _Read | _Same | _Bundled
-
-
-class _Meeting(NamedTuple):
-    events: tuple[_Event, ...]
-    outcomes: tuple[_Outcome, ...]
-
-
 @lru_cache(maxsize=4096)
-def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> _Meeting:
+def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> Meeting:
     """What happens when operands of these forms meet. A model of a thousand equal layers asks once."""
-    events: list[_Event] = []
+    events: list[Event] = []
     placed: list[_Placed] = []
     for number, o in enumerate(operands):
         for dims in o.shadows:
@@ -179,13 +113,13 @@ def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> _Meeting
     placed = _without_broadcast(operands, placed, events)
     _meet_bare_dimensions(operands, placed, set(result), events)
     placed = _without_private(operands, placed, set(result), events)
-    events += _relations(placed)
+    events += _relations(placed, [o.origin for o in operands])
     outcomes = _surviving(placed, {label: dim for dim, label in enumerate(result)}, events)
-    return _Meeting(tuple(events), tuple(outcomes))
+    return Meeting(tuple(events), tuple(outcomes))
 
 
 def _without_broadcast(
-    operands: Sequence[_Form], placed: Sequence[_Placed], events: list[_Event]
+    operands: Sequence[_Form], placed: Sequence[_Placed], events: list[Event]
 ) -> list[_Placed]:
     extent: dict[Label, int] = {}
     for o in operands:
@@ -195,14 +129,14 @@ def _without_broadcast(
     for each in placed:
         o = operands[each.operand]
         if any(o.sizes[dim] == 1 < extent[o.labels[dim]] for dim in each.dims):
-            events.append(_Pinned(each.number, "its only channel is broadcast in"))
+            events.append(Pinned(each.number, "its only channel is broadcast in"))
         else:
             kept.append(each)
     return kept
 
 
 def _meet_bare_dimensions(
-    operands: Sequence[_Form], placed: Sequence[_Placed], result: set[Label], events: list[_Event]
+    operands: Sequence[_Form], placed: Sequence[_Placed], result: set[Label], events: list[Event]
 ) -> None:
     """A dimension of full size without channels fixes the channels it meets.
 
@@ -223,15 +157,15 @@ def _meet_bare_dimensions(
                 continue
             free = [label for label in each.labels if label not in bare]
             if free:
-                events.append(_Collapsed(each.number, each.along(free)))
+                events.append(Collapsed(each.number, each.along(free)))
             elif o.origin is Origin.INPUT:
-                events.append(_Pinned(each.number, "meets the model input in"))
+                events.append(Pinned(each.number, "meets the model input in"))
             else:
-                events.append(_Pinned(each.number, "meets a tensor without channels in"))
+                events.append(Pinned(each.number, "meets a tensor without channels in"))
 
 
 def _without_private(
-    operands: Sequence[_Form], placed: Sequence[_Placed], result: set[Label], events: list[_Event]
+    operands: Sequence[_Form], placed: Sequence[_Placed], result: set[Label], events: list[Event]
 ) -> list[_Placed]:
     shared = {
         label for o in operands for label in o.labels if sum(label in other.labels for other in operands) > 1
@@ -239,13 +173,13 @@ def _without_private(
     kept = []
     for each in placed:
         if all(label not in shared and label not in result for label in each.labels):
-            events.append(_Pinned(each.number, "lies along a kernel or spatial dimension of"))
+            events.append(Pinned(each.number, "lies along a kernel or spatial dimension of"))
         else:
             kept.append(each)
     return kept
 
 
-def _relations(placed: Sequence[_Placed]) -> Iterator[_Event]:
+def _relations(placed: Sequence[_Placed], origins: Sequence[Origin]) -> Iterator[Event]:
     """What shadows of different operands are to one another; not said again where it follows from others.
 
     Of shadows on the same labels each is the same as the first one, and so as all others.
@@ -260,32 +194,35 @@ def _relations(placed: Sequence[_Placed]) -> Iterator[_Event]:
             if through_head and head.operand not in (left.operand, right.operand):
                 continue
             if left.operand != right.operand:
-                yield from _relation(left, right)
+                yield from _relation(left, right, origins)
 
 
-def _relation(left: _Placed, right: _Placed) -> list[_Event]:
+def _relation(left: _Placed, right: _Placed, origins: Sequence[Origin]) -> list[Event]:
     shared = [label for label in left.labels if label in right.labels]
     if not shared:
         return []
     if len(shared) == len(left.labels) == len(right.labels):
-        return [_Same(left.number, right.number, tuple(right.labels.index(label) for label in left.labels))]
-    return [_Bundled(left.number, left.along(shared), right.number, right.along(shared))]
+        return [Same(left.number, right.number, tuple(right.labels.index(label) for label in left.labels))]
+    for few, many in ((left, right), (right, left)):
+        if few.labels == tuple(shared) and origins[few.operand] is Origin.WEIGHT:
+            return [Shared(few.number, many.number, many.along(shared))]
+    return [Bundled(left.number, left.along(shared), right.number, right.along(shared))]
 
 
 def _surviving(
-    placed: Sequence[_Placed], position: Mapping[Label, int], events: list[_Event]
-) -> list[_Outcome]:
+    placed: Sequence[_Placed], position: Mapping[Label, int], events: list[Event]
+) -> list[Outcome]:
     """One shadow for each set of labels: where shadows of two operands met, the wider one stands for both."""
-    kept: list[_Outcome] = []
+    kept: list[Outcome] = []
     for each in placed:
         labels = [label for label in each.labels if label in position]
         if not labels:
-            events.append(_Read(each.number))
+            events.append(Read(each.number))
             continue
         dims = tuple(position[label] for label in labels)
-        outcome = _Outcome(each.number, each.operand, each.along(labels), dims)
+        outcome = Outcome(each.number, each.operand, each.along(labels), dims)
         if len(labels) < len(each.labels):
-            events.append(_Collapsed(each.number, outcome.onto))
+            events.append(Collapsed(each.number, outcome.onto))
         if any(o.operand != each.operand and set(dims) <= set(o.dims) for o in kept):
             continue
         kept = [o for o in kept if o.operand == each.operand or not set(o.dims) < set(dims)]

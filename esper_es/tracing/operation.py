@@ -133,6 +133,13 @@ class Operation:
     def bundle(self, left: Ids, right: Ids) -> None:
         self._relations.bundle(left, right, self.site)
 
+    def share(self, few: Shadow, many: Shadow, onto: Sequence[int]) -> None:
+        """The channels of a weight meet those of several units, or of one, along the dimensions ``onto`` of these."""
+        axes = [many.axis(dim) for dim in onto]
+        rest = [axis for axis in range(len(many.dims)) if axis not in axes]
+        apart = many.ids.transpose([*axes, *rest]).reshape(few.ids.size, -1)
+        self._relations.share(few.ids.ravel(), apart, self.site)
+
     def pin(self, ids: Ids, reason: str) -> None:
         """Pin channels; a reason that ends in "in" or "by" is completed with the operator's name."""
         self._relations.pin(ids, f"{reason} {self.site.op}", self.site.module)

@@ -46,6 +46,7 @@ class Relations:
         self._slots = slots
         self._same: list[tuple[Ids, Ids, Site]] = []
         self._bundles: list[tuple[Ids, Ids, Site]] = []
+        self._shares: list[tuple[Ids, Ids, Site]] = []
         self._pins: dict[Cause, list[Ids]] = {}
         self._reductions: dict[Site, list[Ids]] = {}
         self._roles: dict[tuple[Role, str], list[Ids]] = {}
@@ -61,6 +62,15 @@ class Relations:
     def bundle(self, left: Ids, right: Ids, site: Site) -> None:
         """``left[i]`` and ``right[i]`` can only come and go together."""
         self._bundles.append((left.ravel(), right.ravel(), site))
+
+    def share(self, few: Ids, many: Ids, site: Site) -> None:
+        """``few[i]``, of a weight, meets every ``many[i, j]``.
+
+        Where each ``many[:, j]`` is one unit (a head, whose channels pass a norm that all heads have in common),
+        units come and go without the weight, whose channels stay. Otherwise ``few[i]`` comes and goes with all
+        ``many[i]``.
+        """
+        self._shares.append((few, many, site))
 
     def pin(self, ids: Ids, reason: str, module: str) -> None:
         """None of these channels may come or go, nor may any that is bound to them."""
@@ -88,6 +98,7 @@ class Relations:
         self._unite(sets, self._same)
         same = sets.labels()
         self._unite(sets, self._bundles)
+        self._settle_shares(sets)
         units = sets.labels()
         self._pin_dead_ends(units)
         return Settled(
@@ -97,6 +108,18 @@ class Relations:
             reductions=tuple((_known(parts), site) for site, parts in self._reductions.items()),
             roles=tuple((_known(parts), *key) for key, parts in self._roles.items()),
         )
+
+    def _settle_shares(self, sets: UnionFind) -> None:
+        units, bundles = sets.labels(), []
+        for few, many, site in self._shares:
+            found = units[many]
+            whole = (found == found[:1]).all() and many.min() != NOBODY
+            if whole and len(few) > 1 and (found[0] != found[0, 0]).any():
+                self.pin(few, f"is shared by several units in {site.op}", site.module)
+            else:
+                bundles.append((few, many[:, 0], site))
+                bundles.append((np.repeat(many[:, :1], many.shape[1], axis=1).ravel(), many.ravel(), site))
+        self._unite(sets, bundles)
 
     def _unite(self, sets: UnionFind, edges: list[tuple[Ids, Ids, Site]]) -> None:
         if not edges:
