@@ -87,7 +87,19 @@ def _judge(state: ModelState, watch: Watch) -> Verdict | None:
         return Verdict(closing, None)
     else:
         return None
-    return _against(state, watch, observed, reached, reason)
+    return _against(state, watch, observed, reached, f"{reason}{_beside(state, watch)}")
+
+
+def _beside(state: ModelState, watch: Watch) -> str:
+    """Name the seeds whose blending may have moved the metric too: alpha moves after each epoch's metrics are taken."""
+    subject = state.restorable.get(watch.subject_version)
+    then = {} if subject is None else subject.lineage.seeds
+    blending = [
+        seed.id
+        for seed in state.seeds.values()
+        if state.lifecycle.mode(seed.stage) == BLENDING or seed.alpha != then.get(seed.id, seed).alpha
+    ]
+    return f"; meanwhile seeds were blending: {', '.join(blending)}" if blending else ""
 
 
 def _against(state: ModelState, watch: Watch, observed: float, reached: float, reason: str) -> Verdict:

@@ -131,6 +131,14 @@ def test_alpha_follows_its_schedule_epoch_by_epoch(engine: Engine) -> None:
     assert alphas == [(0.25, 0.25), (0.5, 0.5), (0.5, 0.5)]
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.5, 1.0])
+def test_a_blending_slot_adds_alpha_times_its_branch_and_nothing_else(alpha: float, engine: Engine) -> None:
+    run = blending(engine)
+    assert run.seeds.set_alpha("seed", alpha).success
+    slot, x = slot_of(run).eval(), torch.randn(5, 8)
+    assert torch.equal(slot(x), x + torch.tensor(alpha) * slot.kernel(x))
+
+
 def test_at_alpha_zero_a_branch_that_is_not_finite_does_not_leak(engine: Engine) -> None:
     run = blending(engine)
     assert run.seeds["seed"].alpha == 0.0

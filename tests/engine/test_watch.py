@@ -164,3 +164,24 @@ def test_a_trial_goes_on_after_the_process_was_restarted(url: str) -> None:
         assert isinstance(engine.history("model")[-1].fact, RolledBack)
         assert run.version > before
         assert part_of(run, "0").out_features == 8
+
+
+def test_a_verdict_names_the_seeds_that_were_blending_meanwhile(engine: Engine) -> None:
+    policy = WatchPolicy(metric="score", epochs=3)
+    run = attached(engine, NESTED_MLP, adam, watch=policy, constraints=LIMITS)
+    run.seeds.plant("seed", "1")
+    assert run.seeds.germinate("seed", "lora", rank=1).success
+    run.seeds.advance("seed")
+    run.epoch_end({"score": 1.0})
+    assert run.seeds.advance("seed").success
+    run.epoch_end({"score": 1.0})
+    assert run.surgeon.modify_layer_width(layer_name="0", new_width=12).success
+    train_run(run, NESTED_MLP)
+    run.epoch_end({"score": 0.1})
+    assert closings(engine)[-1].reason.endswith("; meanwhile seeds were blending: seed")
+
+
+def test_a_verdict_without_seeds_names_none(engine: Engine) -> None:
+    run, _ = on_trial(engine)
+    run.epoch_end({"score": 0.1})
+    assert "meanwhile" not in closings(engine)[-1].reason
