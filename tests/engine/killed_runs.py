@@ -16,6 +16,7 @@ from esper_es import AlphaSchedule, Engine, Run, failpoints
 
 PRELOADED = ("torch", "esper_es.engine", "sqlalchemy", "alembic.command")
 
+_SECONDS = 300
 _PROCESSES = get_context("forkserver")
 _PROCESSES.set_forkserver_preload(list(PRELOADED))
 
@@ -63,6 +64,8 @@ def _attach_until_killed(url: str, point: str) -> None:
 def killed_run(url: str, operation: str, point: str, notes: Path) -> tuple[int, int, str]:
     """Let a process live until an operation reaches a failpoint.
 
+    The operation must reach it: a capture of a state that is stored already, say, writes no pack.
+
     Returns:
         Its exit code (negative when a signal killed it), and version and model fingerprint before the operation.
     """
@@ -79,8 +82,11 @@ def killed_attach(url: str, point: str) -> int:
 def _exit_code(work: Callable[..., None], *arguments: str) -> int:
     process = _PROCESSES.Process(target=work, args=arguments)
     process.start()
-    process.join(timeout=120)
-    process.kill()
-    process.join()
-    assert process.exitcode is not None
+    process.join(timeout=_SECONDS)
+    if process.exitcode is None:  # to kill it now would look as if it had died where it should
+        process.kill()
+        process.join()
+        raise TimeoutError(
+            f"after {_SECONDS} s the process had not come to its end; the machine is very busy"
+        )
     return process.exitcode

@@ -24,6 +24,7 @@ BEFORE_COMMIT = {
         "operation.validated",
         "vault.writing",
         "vault.renamed",
+        "vault.indexed",
         "capture.stored",
         "operation.applied",
         "ledger.appending",
