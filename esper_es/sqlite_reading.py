@@ -1,7 +1,8 @@
-"""SQLite files that are only read, also where nothing may be written.
+"""SQLite files that are only read, also where nothing can be written.
 
 SQLite keeps two files beside one with a write-ahead log (``-wal``, ``-shm``), and makes them even to read it. Where it
-may not, a file that nobody has open can be read as it lies (``immutable=1``, https://sqlite.org/wal.html#readonly).
+can't, a file whose write-ahead log is empty can be read as it lies (``immutable=1``,
+https://sqlite.org/wal.html#readonly).
 """
 
 from __future__ import annotations
@@ -15,29 +16,37 @@ from urllib.parse import quote
 
 logger = logging.getLogger(__name__)
 
+_NOTHING_CAN_BE_WRITTEN = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+}
+
 
 def connect_to_read(path: Path, **options: Any) -> sqlite3.Connection:
-    """Connect to a file without the right to change it, and without making files where that is not permitted.
+    """Connect to a file without the right to change it, and without making files where that is not possible.
 
     Args:
         path: of the file.
         options: of ``sqlite3.connect``.
 
     Raises:
-        sqlite3.Error: it can't be opened.
+        sqlite3.Error: it can't be read.
     """
     address = f"file:{quote(str(path.absolute()))}?mode=ro"
-    if not is_writable(path.parent) and not _is_in_use(path):
-        logger.info("nothing may be written beside %s: it is read as it lies", path)
-        address += "&immutable=1"
-    connection: sqlite3.Connection = sqlite3.connect(address, uri=True, **options)
-    return connection
+    try:
+        return _connected(address, options)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in _NOTHING_CAN_BE_WRITTEN or has_changes_beside(path):
+            raise
+        logger.info("nothing can be written beside %s (%s): it is read as it lies", path, error)
+    return _connected(f"{address}&immutable=1", options)
 
 
-def holds_unfolded_changes(path: Path) -> bool:
-    """Say whether changes lie beside the file that can be read only where files may be made."""
-    log = _beside(path, "-wal")
-    return not is_writable(path.parent) and log.exists() and log.stat().st_size > 0
+def has_changes_beside(path: Path) -> bool:
+    """Say whether changes lie in a file of their own, without which the file is not complete."""
+    return any(_size(path.with_name(path.name + suffix)) > 0 for suffix in ("-wal", "-journal"))
 
 
 def is_writable(place: Path) -> bool:
@@ -45,12 +54,15 @@ def is_writable(place: Path) -> bool:
     return os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _is_in_use(path: Path) -> bool:
-    """Say whether a process has the file open, or did not get to fold its changes in."""
-    return (
-        _beside(path, "-shm").exists() or _beside(path, "-journal").exists() or holds_unfolded_changes(path)
-    )
+def _connected(address: str, options: dict[str, Any]) -> sqlite3.Connection:
+    connection: sqlite3.Connection = sqlite3.connect(address, uri=True, **options)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchone()  # only now the file is opened
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

@@ -16,13 +16,15 @@ from esper_es.ledger.faults import ledger_fault
 from esper_es.ledger.memory import fill_memory
 from esper_es.ledger.revisions import known_revisions, lock_revision, stored_revision, upgrade_schema
 from esper_es.ledger.urls import database_url, describe, file_path, is_in_memory
-from esper_es.sqlite_reading import holds_unfolded_changes, is_writable
+from esper_es.sqlite_reading import has_changes_beside, is_writable
 
 _REMEDIES: Final = {
     sqlite3.SQLITE_NOTADB: "give the path of a log, or of a file that does not exist yet",
     sqlite3.SQLITE_CORRUPT: "the file is damaged: restore it from a copy",
     sqlite3.SQLITE_CANTOPEN: "this user must be able to read the file, and those beside it with its name",
     sqlite3.SQLITE_BUSY: "another process holds the file: try again when it is done",
+    sqlite3.SQLITE_FULL: "free some space",
+    sqlite3.SQLITE_IOERR: "the disk is full or failing: free some space, or check its health",
     sqlite3.SQLITE_READONLY: "make the file and its directory writable",
 }
 
@@ -96,7 +98,8 @@ def _check_writable(path: Path) -> None:
 
 
 def _check_readable(path: Path) -> None:
-    if holds_unfolded_changes(path) and not path.with_name(f"{path.name}-shm").exists():
+    unseen = has_changes_beside(path) and not path.with_name(f"{path.name}-shm").exists()
+    if unseen and not is_writable(path.parent):
         raise LedgerError(
             f"{path} cannot be read where nothing may be written: its last writer did not get to fold {path.name}-wal "
             "in; copy both files to a directory of your own and read them there"

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from full_disks import filled
 from privileges import sealed, without_privileges
 from program_runs import Program
 
@@ -99,3 +100,17 @@ def test_a_log_in_a_directory_that_may_not_be_looked_into_is_one_clear_error(
         answer = esper("log", "--db", str(published / "runs.db"))
     assert answer.code == 2
     assert "may not look into" in answer.err
+
+
+def test_a_history_on_a_full_disk_is_read_and_a_rollback_there_is_one_clear_error(
+    recorded_once: Path, small_disk: Path, esper: Program
+) -> None:
+    shutil.copytree(recorded_once, small_disk, dirs_exist_ok=True)
+    place = ("--db", str(small_disk / "runs.db"))
+    with filled(small_disk):
+        codes = [esper(*arguments, *place).code for arguments in READING]
+        refused = esper("rollback", "--to", "5", "--yes", *place)
+        assert (codes, refused.code) == ([0] * len(READING), 2)
+        assert "the disk is full or failing" in refused.err
+    assert esper("verify", *place).code == 0
+    assert esper("rollback", "--to", "5", "--yes", *place).code == 0
