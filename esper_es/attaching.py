@@ -16,7 +16,7 @@ from esper_es.domain.canonical import Json, canonical_bytes
 from esper_es.domain.constraints import SurgeryConstraints
 from esper_es.domain.envelope import Cause, model_id
 from esper_es.domain.errors import ReplayError, UsageError
-from esper_es.domain.facts import BaseModel, Fact, ModelRegistered, RunResumed
+from esper_es.domain.facts import BaseModel, Fact, ModelRegistered, RolledBack, RunResumed
 from esper_es.domain.lifecycle import ESPER_LITE, LifecycleProfile
 from esper_es.domain.model import Moment, enveloped, folded
 from esper_es.domain.policies import CapturePolicy, WatchPolicy
@@ -191,8 +191,8 @@ def resume(
     resumed = RunResumed(environment=environment_of(live.module), fresh=tuple(sorted(fresh)))
     source = state.standing
     if source is None:
-        left_out = _fall_back(session, cause, fresh)
-        session.commit(_resuming(session, evolve(resumed, left_out=left_out)), cause)
+        rolled_back = _fall_back(session, cause, fresh)
+        session.commit(_resuming(session, evolve(resumed, left_out=rolled_back.left_out)), cause)
         return session
     _require_groups(session, source, fresh)
     journal = Journal()
@@ -226,7 +226,7 @@ def _require_groups(session: Session, source: Restorable, fresh: Collection[str]
         )
 
 
-def _fall_back(session: Session, cause: Cause, fresh: Collection[str]) -> tuple[str, ...]:
+def _fall_back(session: Session, cause: Cause, fresh: Collection[str]) -> RolledBack:
     newest = max(session.state.restorable, default=None)
     if newest is None:
         raise ReplayError(

@@ -92,7 +92,7 @@ def roll_back(
     leading: Sequence[Fact] = (),
     capture_first: bool = True,
     fresh: Collection[str] = (),
-) -> tuple[str, ...]:
+) -> RolledBack:
     """Restore a version and record that it happened.
 
     Args:
@@ -106,7 +106,7 @@ def roll_back(
         fresh: parts that begin anew instead of being restored.
 
     Returns:
-        Random generators that could not be put back, with the reason.
+        What was recorded.
 
     Raises:
         Refused: if the version has no capture.
@@ -139,7 +139,7 @@ def roll_back(
         raise
     session.publisher.publish(envelopes)
     release_old_captures(session)
-    return left_out
+    return fact
 
 
 def capture_anew(session: Session, fresh: Collection[str], behind: int) -> tuple[StateCaptured, ...]:

@@ -185,7 +185,7 @@ class Run:
         from_version = self.version
         try:
             check_not_running(self.model)
-            left_out = roll_back(self.session, to_version, cause, trigger="asked", reason=reason)
+            fact = roll_back(self.session, to_version, cause, trigger="asked", reason=reason)
         except Refused as refusal:
             return refuse(self.session, request, refusal, watch)
         return SurgeryResult(
@@ -195,9 +195,9 @@ class Run:
             details={
                 "to_version": to_version,
                 "from_version": from_version,
-                "left_out": list(left_out),
+                "left_out": list(fact.left_out),
             },
-            undo_version=self.version - 1,
+            undo_version=fact.base_capture,
             timings_ms={"total": watch.total()},
         )
 

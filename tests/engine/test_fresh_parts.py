@@ -74,7 +74,9 @@ def test_going_back_to_before_it_leaves_the_new_optimizer_empty_and_says_so(live
     with Engine(lived) as engine:
         run = resumed_anew(engine)
         train_run(run, NESTED_MLP)
-        assert run.rollback(2).success
+        left = run.state_fingerprint
+        undo = run.rollback(2).undo_version
+        assert undo is not None
         fact = next(e.fact for e in reversed(engine.history("model")) if isinstance(e.fact, RolledBack))
         assert (fact.fresh, fact.expected_fingerprint) == (("optimizer",), None)
         assert dict(optimizer_of(run).state) == {}
@@ -82,6 +84,8 @@ def test_going_back_to_before_it_leaves_the_new_optimizer_empty_and_says_so(live
         train_run(run, NESTED_MLP)
         assert run.rollback(version).success
         assert run.state_fingerprint == state
+        assert run.rollback(undo).success
+        assert run.state_fingerprint == left
 
 
 def test_training_that_was_not_captured_is_given_up_all_the_same(url: str) -> None:
