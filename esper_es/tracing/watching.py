@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -51,7 +52,7 @@ class CarryMemory:
             id(live): (number, Carry(seed_shadows(tensor), Origin.WEIGHT))
             for number, (live, tensor) in enumerate(zip(seeds.live, seeds.index.tensors, strict=True))
         }
-        self._written: set[int] = set()
+        self._written: dict[int, StorageWeakRef] = {}
         self.touched: set[int] = set()
 
     def recall(self, tensor: torch.Tensor) -> Carry:
@@ -60,8 +61,8 @@ class CarryMemory:
             self.touched.add(seeded[0])
             return seeded[1]
         carry = self._carried.get(tensor, UNKNOWN)
-        if carry.origin is Origin.UNIFORM and _memory_of(tensor) in self._written:
-            return UNKNOWN
+        if carry.origin is Origin.UNIFORM and tensor.layout is torch.strided:
+            return UNKNOWN if tensor.untyped_storage()._cdata in self._written else carry
         return carry
 
     def remember(self, tensor: torch.Tensor, carry: Carry) -> None:
@@ -71,14 +72,12 @@ class CarryMemory:
     def written(self, tensor: torch.Tensor) -> None:
         """Something wrote into a tensor: no view of its memory is uniform any more.
 
-        Channels that were tracked in it stay tracked, as writing into them only adds relations.
+        Channels that were tracked in it stay tracked, as writing into them only adds relations. A weak reference
+        keeps the storage's name from being given to another one, and none of its memory alive.
         """
-        if not self._carried.get(tensor, UNKNOWN).shadows:
-            self._written.add(_memory_of(tensor))
-
-
-def _memory_of(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+        if not self._carried.get(tensor, UNKNOWN).shadows and tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            self._written[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
 
 class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]

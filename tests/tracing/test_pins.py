@@ -263,3 +263,26 @@ def test_distinct_parameters_that_share_memory_are_pinned() -> None:
     model[1].weight.data = model[0].weight.data
     reason = "shares its memory with 0.weight"
     assert reason in reasons(model, "1", torch.randn(3, 4))
+
+
+class Reused(nn.Module):
+    """Adds zeros whose memory something else may have written to before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(6, 8)
+        self.leave = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        for _ in range(10):
+            junk = torch.empty(len(x), 8)
+            junk[0] = 1.0
+            del junk
+            x = x + torch.zeros(len(x), 8)
+        left: Tensor = self.leave(x)
+        return left
+
+
+def test_zeros_in_memory_that_was_written_before_pin_nothing() -> None:
+    assert trace(Reused(), example(torch.randn(4, 6))).group_of("enter").free
