@@ -111,6 +111,11 @@ def _counts(resizing: Resizing) -> Iterator[_Count]:
         yield _Count(group.units, resizing.units, units=True)
 
 
+def counted(resizing: Resizing) -> Iterator[tuple[int, int]]:
+    """Yield the old and new values of all that can be counted about one dimension."""
+    yield from ((count.old, count.new) for count in _counts(resizing))
+
+
 def _local_counts(resizings: Iterable[Resizing], changes: Mapping[LocalDim, SizeChange]) -> Iterator[_Count]:
     sizes = {(change.old, change.new) for change in changes.values()}
     for resizing in resizings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import combinations
 
 from torch import nn
@@ -35,11 +35,11 @@ def searched(
 ) -> tuple[SetAttribute, ...]:
     """Return the attributes of modules without an adapter that must be set, smallest set first.
 
-    Attributes that a forward pass writes are its own affair. Those that can only count what changes are set at
-    once. Of the others, those that a forward pass reads are tried in growing combinations until the proof accepts
-    one; those that no forward reads stay.
+    Attributes that a forward pass writes are its own affair. Those that none reads are set if they can only count
+    what changes. Those that one reads are set if the proof demands it and not otherwise, as they may scale what the
+    model computes: first none, then all that can only count what changes, then growing combinations.
 
-    Where no forward pass reads any of the others, nothing is tried: the proof of the whole plan decides.
+    Where no forward pass reads any, nothing is tried: the proof of the whole plan decides.
 
     Raises:
         Refused: if no combination is right, with what is wrong with the first one.
@@ -49,20 +49,43 @@ def searched(
         return ()
     uses = _uses(shadow, found, run)
     found = tuple(option for option in found if not _among(option, uses.written))
-    sure = [edit for option in found if option.sure for edit in option.edits]
-    read = [option for option in found if not option.sure and _among(option, uses.read)]
+    idle = [option for option in found if option.sure and not _among(option, uses.read)]
+    read = [option for option in found if _among(option, uses.read)]
     if not read:
-        return tuple(sure)
-    reason = _wrong(shadow, resizings, [*known, *sure], prove)
+        return _edits(idle)
+
+    def wrong(chosen: Sequence[Option]) -> str | None:
+        return _wrong(shadow, resizings, [*known, *_edits([*chosen, *idle])], prove)
+
+    reason = wrong(())
     if reason is None:
-        return tuple(sure)
-    for choice in _choices(sorted(read, key=lambda option: not option.near)):
-        chosen = [edit for option in choice for edit in option.edits]
-        taken = {(edit.path, edit.name) for edit in chosen}
-        chosen += [edit for edit in sure if (edit.path, edit.name) not in taken]
-        if _wrong(shadow, resizings, [*known, *chosen], prove) is None:
-            return tuple(chosen)
+        return _edits(idle)
+    sure = [option for option in read if option.sure]
+    if sure and wrong(sure) is None:
+        return _edits([*_fewest(sure, wrong), *idle])
+    for choice in _choices(sorted(read, key=lambda option: (not option.sure, not option.near))):
+        if wrong(choice) is None:
+            return _edits([*choice, *idle])
     raise Refused(f"the model's own code fixes this width: {reason}", "fixed_width")
+
+
+def _fewest(enough: Sequence[Option], wrong: Callable[[Sequence[Option]], str | None]) -> list[Option]:
+    """Leave out what is not needed, one after another."""
+    kept = list(enough)
+    for option in enough if len(enough) > 1 else ():
+        fewer = [other for other in kept if other is not option]
+        if wrong(fewer) is None:
+            kept = fewer
+    return kept
+
+
+def _edits(chosen: Iterable[Option]) -> tuple[SetAttribute, ...]:
+    """Edits of options, the first one for each attribute."""
+    edits: dict[tuple[str, str], SetAttribute] = {}
+    for option in chosen:
+        for edit in option.edits:
+            edits.setdefault((edit.path, edit.name), edit)
+    return tuple(edits.values())
 
 
 def _choices(found: Sequence[Option]) -> Iterator[tuple[Option, ...]]:

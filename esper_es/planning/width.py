@@ -14,6 +14,7 @@ from esper_es.domain.surgery_commands import modify_layer_width
 from esper_es.planning.attribute_repair import adapted, coupled
 from esper_es.planning.attribute_search import searched
 from esper_es.planning.capacity import require_room_to_grow
+from esper_es.planning.config_update import config_update
 from esper_es.planning.initializations import check_initialization, initialized
 from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, grown, shrunk
@@ -69,8 +70,10 @@ def plan_width(
     attributes = _attributes(scene, proof, change.resizings)
     done = initialized(scene, initialization, change.resizings, attributes)
     method = done.method if units > group.units else ""
+    edits = (*done.filled.edits, *attributes)
+    config = config_update(scene, change.resizings, edits, done.filled.tensors)
     return Plan(
-        edits=(*done.filled.edits, *attributes),
+        edits=(*edits, *config.edits),
         tensors=done.filled.tensors,
         details={
             "layer_name": layer_name,
@@ -83,6 +86,8 @@ def plan_width(
             "attributes": {f"{e.path}.{e.name}".lstrip("."): e.value for e in attributes},
             "reduced_by": sorted({f"{r.op} in {r.module or 'the model'}" for r in group.reduced_by}),
             "kept_units": change.kept,
+            "config": dict(config.values),
+            "config_note": config.note,
         },
         proof=lambda _: proof(),
         facts=partial(

@@ -235,3 +235,30 @@ def test_zeros_where_the_activation_has_a_slope_learn(engine: Engine) -> None:
     result = run.surgeon.modify_layer_width(layer_name="0", new_width=12, initialization="zeros")
     assert result.details["output_difference"] < 1e-6
     assert not run.model.get_parameter("0.weight")[8:].any()
+
+
+class Tutorial(nn.Module):
+    """A stream that is scaled by the root of its width, as Vaswani et al. 2017 scale embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Embedding(11, 8)
+        self.leave = nn.Linear(8, 3)
+        self.d_model = 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        left: Tensor = self.leave(self.enter(x) * self.d_model**0.5)
+        return left
+
+
+def test_a_width_that_only_scales_the_outputs_stays_for_the_function_to_stay(engine: Engine) -> None:
+    blueprint("tests/tutorial")(Tutorial)
+    run = engine.attach(
+        Tutorial(),
+        name="tutorial",
+        example_inputs=(torch.arange(10).view(2, 5),),
+        blueprint="tests/tutorial",
+    )
+    result = run.surgeon.modify_layer_width(layer_name="enter", new_width=12)
+    assert result.details["output_difference"] < 1e-6
+    assert run.model.d_model == 8
