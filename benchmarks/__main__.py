@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from benchmarks import captures, leaks, overhead, replays, surgery
+from benchmarks import captures, leaks, overhead, replays, scaling, surgery, traces, widths
+from benchmarks.measure import machine
 
 BENCHMARKS = {
     "surgery": surgery.tables,
+    "traces": traces.tables,
+    "widths": widths.tables,
+    "scaling": scaling.tables,
     "overhead": overhead.tables,
     "captures": captures.tables,
     "replays": replays.tables,
@@ -39,12 +41,9 @@ def main() -> None:
 
 
 def _heading() -> str:
-    date = datetime.now(UTC).date().isoformat()
     return (
-        "# Benchmarks\n\n"
-        f"Made by `make bench` on {date}: {os.cpu_count()} cores ({platform.machine()}), Python "
-        f"{platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads, CPU. Medians of "
-        "one run on a shared machine: read the ratios.\n"
+        f"# Benchmarks\n\nMade by `make bench` on a shared machine ({machine()}, Python {platform.python_version()}, "
+        "CPU): read the ratios, each of figures taken in turn in one run.\n"
     )
 
 

@@ -56,7 +56,8 @@ def tables(quick: bool) -> list[Table]:
             note="captures the state left, verifies every byte, rebuilds, fingerprints",
         ),
     ]
-    return [Table(f"Capture and restore, ResNet-18 with Adam, {megabytes:.0f} MB", rows)]
+    title = f"Capture and restore, ResNet-18 with Adam, {megabytes:.0f} MB"
+    return [Table(title, rows, rounds=repeats, threads=torch.get_num_threads())]
 
 
 def _save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

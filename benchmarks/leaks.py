@@ -48,4 +48,5 @@ def tables(quick: bool) -> list[Table]:
         Row(f"peak memory after {2 * late} operations", peak_late, "MB", "earlier", peak_late / peak_early),
         Row("growth per operation", (peak_late - peak_early) * 1024 / operations, unit="KB"),
     ]
-    return [Table("Memory over surgeries and rollbacks, keep_last=4", rows)]
+    title = "Memory over surgeries and rollbacks, keep_last=4"
+    return [Table(title, rows, clock="looked at twice", threads=torch.get_num_threads())]

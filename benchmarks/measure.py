@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
+import torch
 from attrs import frozen
+
+WALL = time.perf_counter
+CPU = time.process_time
+"""Seconds that this process computed, on all its threads: a busy machine does not lengthen them much."""
 
 
 @frozen
@@ -32,15 +42,31 @@ class Row:
 
 @frozen
 class Table:
-    """Figures of one benchmark."""
+    """Figures of one benchmark.
+
+    Attributes:
+        title: what was measured.
+        rows: the figures.
+        rounds: how many measurements each median is of.
+        clock: what was counted: ``"wall time"``, ``"CPU time"``.
+        threads: that torch might use.
+        skipped: what could not be measured, and why.
+    """
 
     title: str
     rows: Sequence[Row]
+    rounds: int = 1
+    clock: str = "wall time"
+    threads: int = 1
+    skipped: Sequence[str] = ()
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
         lines = [
             f"## {self.title}",
+            "",
+            f"{machine()}; {self.threads} thread{'s' * (self.threads > 1)}; medians of n = {self.rounds}; "
+            f"{self.clock}.",
             "",
             "| what | median | against | ratio | note |",
             "|---|---:|---|---:|---|",
@@ -50,28 +76,73 @@ class Table:
             lines.append(
                 f"| {row.what} | {row.value:,.2f} {row.unit} | {row.baseline} | {ratio} | {row.note} |"
             )
+        lines += [line for reason in self.skipped for line in ("", f"Skipped: {reason}.")]
         return "\n".join(lines) + "\n"
 
 
-def milliseconds(action: Callable[[], object], repeats: int = 7, warmup: int = 1) -> float:
+def machine() -> str:
+    """Return processor, cores, date and release of torch, as every table states them."""
+    date = datetime.now(UTC).date().isoformat()
+    return f"{_processor()}, {os.cpu_count()} cores, {date}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: threads that wait for one another measure the neighbours on the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def milliseconds(
+    action: Callable[[], object], repeats: int = 7, warmup: int = 1, clock: Callable[[], float] = WALL
+) -> float:
     """Return the median time of an action."""
-    for _ in range(warmup):
-        action()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
+    return statistics.median(interleaved([action], repeats, warmup=warmup, clock=clock)[0])
 
 
-def interleaved(actions: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Time several actions in turn, so that a machine that slows down slows all; return times by action."""
+def interleaved(
+    actions: Sequence[Callable[[], object]],
+    rounds: int,
+    *,
+    warmup: int = 1,
+    clock: Callable[[], float] = WALL,
+    before: Callable[[], object] = lambda: None,
+    in_order: bool = False,
+) -> list[list[float]]:
+    """Time several actions in turn, so that a machine that slows down slows all; return milliseconds by action.
+
+    Args:
+        actions: what to time.
+        rounds: how often.
+        warmup: rounds that are not counted.
+        clock: what to count.
+        before: done before each action, not counted.
+        in_order: whether each action builds on the one before; otherwise every round begins with another one, so
+            that none always follows the same one.
+    """
     times: list[list[float]] = [[] for _ in actions]
-    for turn in range(rounds + 1):
-        for index, action in enumerate(actions):
-            start = time.perf_counter()
-            action()
-            if turn:
-                times[index].append((time.perf_counter() - start) * 1e3)
+    for turn in range(-warmup, rounds):
+        for position in range(len(actions)):
+            index = position if in_order else (position + turn) % len(actions)
+            before()
+            start = clock()
+            actions[index]()
+            if turn >= 0:
+                times[index].append((clock() - start) * 1e3)
     return times
+
+
+def median_ratio(times: Sequence[float], baseline: Sequence[float]) -> float:
+    """Return the median of the ratios within the same rounds."""
+    return statistics.median(one / other for one, other in zip(times, baseline, strict=True))

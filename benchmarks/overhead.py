@@ -2,51 +2,68 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from benchmarks.measure import Row, Table, interleaved
+from benchmarks.measure import CPU, Row, Table, interleaved, median_ratio, milliseconds, one_thread
 from benchmarks.models import small_cnn, train_step
 from esper_es import AlphaSchedule, Engine, Run
 from esper_es.projections.live.modules import Residual
 
-STEPS = 8
+STEPS = 2
+"""Steps in a row: few, so that what slows the machine down slows all loops of a round."""
+
+PLAIN = "without the engine"
+BY_HAND = "without the engine, same layer by hand"
 
 
 def tables(quick: bool) -> list[Table]:
-    """Measure, on one thread: threads that wait for one another measure the neighbours on the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [_table(quick)]
-    finally:
-        torch.set_num_threads(threads)
+    """Measure."""
+    with one_thread():
+        return [_table(8 if quick else 80)]
 
 
-def _table(quick: bool) -> Table:
+def _table(rounds: int) -> Table:
     loops: dict[str, Callable[[], None]] = {
-        "without the engine": _loop(small_cnn()),
-        "without the engine, same layer by hand": _loop(_with_static_branch()),
+        PLAIN: _loop(small_cnn()),
+        "without the engine, again": _loop(small_cnn()),
         "attached, no seeds": _attached(lambda run: None),
         "one dormant seed": _attached(_dormant),
+        BY_HAND: _loop(_with_static_branch()),
         "one incubating seed": _attached(_incubating),
         "one blended seed": _attached(_blended),
         "one fossilized seed": _attached(_fossilized),
     }
-    times = interleaved(list(loops.values()), 5 if quick else 25)
-    medians = {name: statistics.median(t) / STEPS for name, t in zip(loops, times, strict=True)}
-    return Table("Training step, small CNN, batch 32, SGD with momentum, one thread", _rows(medians))
+    hook = _hook()
+    gc.collect()
+    times = dict(zip(loops, interleaved(list(loops.values()), rounds, warmup=3, clock=CPU), strict=True))
+    return Table(
+        "Training step, small CNN, batch 32, SGD with momentum",
+        [*_rows(times), Row("what the engine does at the end of a step", hook, note="by itself")],
+        rounds=rounds,
+        clock="CPU time; ratios are medians of the ratios within a round",
+    )
 
 
-def _rows(medians: dict[str, float]) -> list[Row]:
+def _rows(times: dict[str, list[float]]) -> list[Row]:
     rows = []
-    for name, value in medians.items():
-        by_hand = any(word in name for word in ("incubating", "blended", "fossilized"))
-        baseline = "without the engine, same layer by hand" if by_hand else "without the engine"
-        rows.append(Row(name, value, baseline=baseline, ratio=value / medians[baseline]))
+    baseline = PLAIN
+    for name, measured in times.items():
+        value = statistics.median(measured) / STEPS
+        if name == BY_HAND:
+            rows.append(Row(name, value, baseline=PLAIN, ratio=median_ratio(measured, times[PLAIN])))
+            baseline = BY_HAND
+        elif name == PLAIN:
+            rows.append(Row(name, value))
+        else:
+            note = "what the measurement can't tell apart" if name.endswith("again") else ""
+            rows.append(
+                Row(name, value, baseline=baseline, ratio=median_ratio(measured, times[baseline]), note=note)
+            )
     return rows
 
 
@@ -76,6 +93,15 @@ def _attached(prepare: Callable[[Run], None]) -> Callable[[], None]:
     run = Engine().attach(model, "bench", (torch.randn(4, 3, 32, 32),), optimizer)
     prepare(run)
     return _loop(model, optimizer)
+
+
+def _hook() -> float:
+    """Return how long the engine's hook on the optimizer takes, step by step, after gradients were made."""
+    runs: list[Run] = []
+    loop = _attached(runs.append)
+    loop()
+    session = runs[0].session
+    return milliseconds(lambda: session.boundary.declare(session.live), 200, clock=CPU)
 
 
 def _dormant(run: Run) -> None:

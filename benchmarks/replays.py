@@ -46,7 +46,7 @@ def tables(quick: bool) -> list[Table]:
         ),
         Row("replay of the module", replaying, baseline="orjson", ratio=replaying / parsing),
     ]
-    return [Table(f"{FACTS:,} facts", rows)]
+    return [Table(f"{FACTS:,} facts", rows, rounds=repeats, threads=torch.get_num_threads())]
 
 
 def _bodies(engine: Engine) -> list[bytes]:

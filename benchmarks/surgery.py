@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.measure import Row, Table, milliseconds
+from benchmarks.measure import Row, Table, milliseconds, one_thread
 from benchmarks.models import mlp, resnet18, train_step
 from esper_es import Engine, Run, SurgeryResult
 
@@ -48,10 +48,11 @@ def tables(quick: bool) -> list[Table]:
     repeats = 2 if quick else 5
     x, y = torch.randn(8, 3, 32, 32), torch.randint(0, 10, (8,))
     flat = torch.randn(8, 64)
-    return [
-        _table("ResNet-18, Adam", resnet18(), "benchmarks/resnet18", x, y, RESNET, repeats),
-        _table("6-layer MLP, width 512, Adam", mlp(), None, flat, y, MLP, repeats),
-    ]
+    with one_thread():
+        return [
+            _table("ResNet-18, Adam", resnet18(), "benchmarks/resnet18", x, y, RESNET, repeats),
+            _table("6-layer MLP, width 512, Adam", mlp(), None, flat, y, MLP, repeats),
+        ]
 
 
 def _table(
@@ -73,7 +74,7 @@ def _table(
         start = run.capture()
         for name, operation in operations.items():
             rows += _rows(run, start, name, operation, copying, repeats)
-    return Table(f"Surgery latency: {title}", rows)
+    return Table(f"Surgery latency: {title}", rows, rounds=repeats)
 
 
 def _rows(run: Run, start: int, name: str, operation: Operation, copying: float, repeats: int) -> list[Row]:
@@ -87,8 +88,8 @@ def _rows(run: Run, start: int, name: str, operation: Operation, copying: float,
     del results[0], rollbacks[0]
     total = statistics.median(r.timings_ms["total"] for r in results)
     phases = {
-        phase: statistics.median(r.timings_ms[phase] for r in results)
-        for phase in ("plan", "validate", "capture", "apply", "commit")
+        phase: statistics.median(r.timings_ms.get(phase, 0.0) for r in results)
+        for phase in ("plan", "validate", "prove", "capture", "apply", "commit")
     }
     note = ", ".join(f"{phase} {value:.0f}" for phase, value in phases.items())
     back = statistics.median(r.timings_ms["total"] for r in rollbacks)

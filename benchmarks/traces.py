@@ -1,0 +1,67 @@
+"""Tracing which channel feeds which, against running the model and against Torch-Pruning's graph."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+
+import torch
+
+from benchmarks import peers
+from benchmarks.measure import CPU, Row, Table, interleaved, median_ratio, one_thread
+from benchmarks.subjects import Subject, subjects
+from esper_es.tracing import trace
+
+
+def tables(quick: bool) -> list[Table]:
+    """Measure."""
+    rows: list[Row] = []
+    found, skipped = subjects()
+    rounds = 3 if quick else 11
+    with one_thread():
+        for subject in found:
+            rows += _rows(subject, rounds)
+    lacking = peers.missing(peers.TORCH_PRUNING)
+    return [
+        Table(
+            "Tracing",
+            rows,
+            rounds=rounds,
+            clock="CPU time, in turn",
+            skipped=[*skipped, *([lacking] if lacking else [])],
+        )
+    ]
+
+
+def _rows(subject: Subject, rounds: int) -> list[Row]:
+    model = subject.build().eval()
+    compares = peers.missing(peers.TORCH_PRUNING) is None
+
+    def forward() -> None:
+        with torch.no_grad():
+            subject.run(model)
+
+    actions = [forward, lambda: trace(model, [subject.arguments])]
+    if compares:
+        actions.append(lambda: peers.dependency_graph(subject, model))
+    times = interleaved(actions, rounds, clock=CPU, before=gc.collect)
+    tracing = statistics.median(times[1])
+    rows = [
+        Row(f"{subject.title}: forward", statistics.median(times[0])),
+        Row("trace", tracing, baseline="forward", ratio=median_ratio(times[1], times[0])),
+    ]
+    if compares:
+        building = statistics.median(times[2])
+        rows.append(
+            Row("Torch-Pruning: build_dependency", building, note="assumes unknown operators element-wise")
+        )
+        rows.append(
+            Row(
+                "trace",
+                tracing,
+                baseline="Torch-Pruning",
+                ratio=median_ratio(times[1], times[2]),
+                note="goal: 2",
+            )
+        )
+    return rows

@@ -1,0 +1,242 @@
+"""Changing the width of one layer: each step of it, against copying the bytes it touches and against peers."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from benchmarks import peers
+from benchmarks.measure import Row, Table, interleaved, median_ratio, milliseconds, one_thread
+from benchmarks.models import square_mlp
+from benchmarks.subjects import Subject, subjects
+from esper_es import Engine, Run, SurgeryResult
+from esper_es.domain.edits import Edit, ResizeTensor
+from esper_es.domain.facts import LayerWidthModified
+from esper_es.projections.live.apply import apply_edits
+from esper_es.projections.live.journal import Journal
+from esper_es.projections.live.material import Planned, Recorded
+from esper_es.projections.live.names import tensor_at
+
+TRIED = ("plan", "prove", "apply")
+ALL = ("plan", "validate", "prove", "apply")
+
+
+def tables(quick: bool) -> list[Table]:
+    """Measure."""
+    found, skipped = subjects()
+    rounds = 2 if quick else 5
+    with one_thread():
+        measured = [_table(subject, rounds) for subject in found]
+        return [*measured, *_against_gromo(rounds, skipped)]
+
+
+def _table(subject: Subject, rounds: int) -> Table:
+    model = subject.build()
+    optimizer = torch.optim.Adam(model.parameters())
+    subject.train_step(model, optimizer)
+    title = f"One layer wider: {subject.title}, Adam"
+    with tempfile.TemporaryDirectory() as folder, Engine(f"sqlite:///{Path(folder) / 'bench.db'}") as engine:
+        run = engine.attach(model, "bench", subject.example, optimizer, blueprint=subject.blueprint)
+        first = run.surgeon.modify_layer_width(layer_name=subject.layer, new_width=subject.wide)
+        if not first.success or first.undo_version is None:
+            reason = f"{subject.layer!r} can't be widened: {first.error}"
+            print(f"{title}: {reason}")
+            return Table(title, [], rounds=rounds, skipped=[reason])
+        bare = _bare(engine, run, max(rounds, 7), first.undo_version)
+        growth = _surgeries(run, subject, subject.wide, rounds)
+        shrinking = _surgeries(run, subject, subject.narrow, rounds)
+        copying = milliseconds(lambda: copy.deepcopy(model), rounds)
+    rows = [*bare, Row("copy.deepcopy(model)", copying), *_growth_rows(subject, growth, copying)]
+    narrowing, skipped = _narrowing_rows(subject, shrinking, rounds)
+    return Table(title, [*rows, *narrowing], rounds=rounds, skipped=skipped)
+
+
+def _bare(engine: Engine, run: Run, rounds: int, undo_version: int) -> list[Row]:
+    """Apply and undo the recorded edits on the live objects, in turn with copying what they touch."""
+    fact = next(e.fact for e in reversed(engine.history("bench")) if isinstance(e.fact, LayerWidthModified))
+    floor = [tensor.detach().clone() for tensor in _touched(run, fact.edits)]
+    run.rollback(undo_version)
+    material = Recorded(Planned(_fills(run, fact.edits)))
+    journal = Journal()
+    copying, applying, undoing = interleaved(
+        [
+            lambda: [tensor.clone() for tensor in floor],
+            lambda: apply_edits(run.session.live, fact.edits, material, journal),
+            journal.undo,
+        ],
+        rounds,
+        in_order=True,
+    )
+    megabytes = sum(tensor.nbytes for tensor in floor) / 1e6
+    return [
+        Row(f"copying the {megabytes:.1f} MB that it touches", statistics.median(copying)),
+        Row(
+            "apply",
+            statistics.median(applying),
+            baseline="copying",
+            ratio=median_ratio(applying, copying),
+            note="module and Adam; goal: 3",
+        ),
+        Row(
+            "undo, by the journal",
+            statistics.median(undoing),
+            "ms",
+            "copying",
+            median_ratio(undoing, copying),
+        ),
+    ]
+
+
+def _touched(run: Run, edits: Sequence[Edit]) -> list[torch.Tensor]:
+    """Return the resized tensors and their optimizer state."""
+    live = run.session.live
+    names = dict.fromkeys(edit.tensor for edit in edits if isinstance(edit, ResizeTensor))
+    tensors = [tensor_at(live.module, name) for name in names]
+    state = {} if live.optimizer is None else live.optimizer.state
+    moments = [
+        v for t in tensors for v in state.get(t, {}).values() if isinstance(v, torch.Tensor) and v.ndim
+    ]
+    return [*tensors, *moments]
+
+
+def _fills(run: Run, edits: Sequence[Edit]) -> dict[str, torch.Tensor]:
+    fills = [edit.fill for edit in edits if isinstance(edit, ResizeTensor) and edit.fill is not None]
+    return {fill.digest: run.session.vault.get(fill.digest) for fill in fills if fill.digest is not None}
+
+
+@frozen
+class Surgeries:
+    """Results of one surgery done over and over, and of taking it back.
+
+    Attributes:
+        fresh: with nothing known of the structure.
+        known: with the trace of the last surgery.
+        rollbacks: of the latter.
+    """
+
+    fresh: list[SurgeryResult]
+    known: list[SurgeryResult]
+    rollbacks: list[SurgeryResult]
+
+    def median(self, results: Sequence[SurgeryResult], phases: Sequence[str]) -> float:
+        """Return the median of the time of some phases together."""
+        return statistics.median(sum(r.timings_ms[phase] for phase in phases) for r in results)
+
+
+def _surgeries(run: Run, subject: Subject, width: int, rounds: int) -> Surgeries:
+    done = Surgeries([], [], [])
+    for _ in range(rounds):
+        run.session.memory.forget()
+        for results in (done.fresh, done.known):
+            gc.collect()
+            result = run.surgeon.modify_layer_width(layer_name=subject.layer, new_width=width)
+            if result.undo_version is None:
+                raise RuntimeError(f"{subject.title}: {result.error}")
+            results.append(result)
+            back = run.rollback(result.undo_version)
+        done.rollbacks.append(back)
+    return done
+
+
+def _growth_rows(subject: Subject, growth: Surgeries, copying: float) -> list[Row]:
+    known = growth.known
+    total = growth.median(known, ("total",))
+    capture = growth.median(known, ("capture",))
+    tried = growth.median(known, TRIED)
+    goal = "" if subject.goal is None else f"goal: {subject.goal:.0f} ms"
+    rows = [Row(phase, growth.median(known, (phase,))) for phase in ("plan", "validate", "prove")]
+    rows.append(Row("plan + prove + apply", tried, "ms", "deepcopy", tried / copying, goal))
+    checked = growth.median(known, ALL)
+    rows.append(Row("plan + validate + prove + apply", checked, "ms", "deepcopy", checked / copying))
+    fresh = growth.median(growth.fresh, ALL)
+    note = "the structure was never traced before"
+    rows.append(Row("the same, the first time", fresh, "ms", "deepcopy", fresh / copying, note))
+    rows.append(
+        Row(
+            "capture",
+            capture,
+            "ms",
+            "deepcopy",
+            capture / copying,
+            f"{capture / total:.0%} of all; by policy",
+        )
+    )
+    rows.append(Row("commit", growth.median(known, ("commit",))))
+    rows.append(Row("all of it", total, "ms", "deepcopy", total / copying))
+    back = statistics.median(r.timings_ms["total"] for r in growth.rollbacks)
+    rows.append(Row("rollback", back, "ms", "deepcopy", back / copying, "reads and verifies every byte"))
+    return rows
+
+
+def _narrowing_rows(subject: Subject, shrinking: Surgeries, rounds: int) -> tuple[list[Row], list[str]]:
+    ours = shrinking.median(shrinking.known, ALL)
+    rows = [Row(f"narrower ({subject.narrow}): plan + validate + prove + apply", ours)]
+    lacking = peers.missing(peers.TORCH_PRUNING)
+    if lacking is not None:
+        return rows, [lacking]
+    try:
+        theirs = _pruning(subject, rounds)
+    except ValueError as error:
+        return rows, [f"Torch-Pruning: {error}"]
+    note = "neither proof nor optimizer"
+    rows.append(Row("Torch-Pruning: build and prune the same", theirs, note=note))
+    rows.append(Row("narrower", ours, baseline="Torch-Pruning", ratio=ours / theirs))
+    return rows, []
+
+
+def _pruning(subject: Subject, rounds: int) -> float:
+    whole = subject.build()
+    copies = [copy.deepcopy(whole) for _ in range(rounds + 1)]
+    tensor = whole.get_submodule(subject.layer).get_parameter("weight")
+    count = (
+        max(tensor.shape) - subject.narrow
+        if tensor.shape[0] < subject.narrow
+        else tensor.shape[0] - subject.narrow
+    )
+
+    def prune_one() -> None:
+        model = copies.pop()
+        peers.prune(peers.dependency_graph(subject, model), model.get_submodule(subject.layer), count)
+
+    return milliseconds(prune_one, rounds)
+
+
+def _against_gromo(rounds: int, skipped: Sequence[str]) -> list[Table]:
+    """Grow one layer of an MLP of six layers; gromo grows models made of its own layers only."""
+    title = "One layer wider: MLP of 6 layers of width 512, SGD"
+    lacking = peers.missing(peers.GROMO)
+    model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), *square_mlp(5, 512))
+    with tempfile.TemporaryDirectory() as folder, Engine(f"sqlite:///{Path(folder) / 'bench.db'}") as engine:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run = engine.attach(model, "bench", (torch.randn(4, 64),), optimizer)
+        subject = Subject(title, lambda: model, (torch.randn(4, 64),), "2", 640, 384)
+        growth = _surgeries(run, subject, 640, 3 * rounds)
+    ours, bare = growth.median(growth.known, ALL), growth.median(growth.known, ("apply",))
+    rows = [
+        Row("plan + validate + prove + apply", ours),
+        Row("apply", bare),
+    ]
+    if lacking is None:
+        theirs = milliseconds(_growing(3 * rounds), 3 * rounds)
+        rows.append(
+            Row("gromo: extend and apply", theirs, note="its own layers; no proof, no optimizer, no way back")
+        )
+        rows.append(Row("plan + validate + prove + apply", ours, "ms", "gromo", ours / theirs))
+        rows.append(Row("apply", bare, "ms", "gromo", bare / theirs))
+    reasons = [*skipped, *([lacking] if lacking else [])]
+    for reason in reasons:
+        print(f"skipped: {reason}")
+    return [Table(title, rows, rounds=3 * rounds, skipped=reasons)]
+
+
+def _growing(rounds: int) -> Callable[[], None]:
+    models = [peers.growing_mlp(6, 512) for _ in range(rounds + 1)]
+    return lambda: peers.grow(models.pop(), 2, 128)
