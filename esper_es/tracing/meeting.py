@@ -44,14 +44,12 @@ class Operand(NamedTuple):
 
 def operand(op: Operation, tensor: torch.Tensor, labels: Sequence[Label]) -> Operand:
     """An operand as it stands. An expanded dimension (stride 0) holds one value repeated."""
-    strides = tensor.stride() if tensor.layout is torch.strided else (1,) * tensor.ndim
-    return Operand(
-        tuple(labels),
-        tuple(tensor.shape),
-        tuple(stride == 0 and size > 1 for size, stride in zip(tensor.shape, strides, strict=True)),
-        op.shadows(tensor),
-        op.origin(tensor),
-    )
+    shape = tuple(tensor.shape)
+    strides = tensor.stride() if tensor.layout is torch.strided else (1,) * len(shape)
+    repeats = (False,) * len(shape)
+    if 0 in strides:
+        repeats = tuple(stride == 0 and size > 1 for size, stride in zip(shape, strides, strict=True))
+    return Operand(tuple(labels), shape, repeats, op.shadows(tensor), op.origin(tensor))
 
 
 def meet(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) -> list[Shadow]:

@@ -200,13 +200,15 @@ def _signature(func: OpOverload) -> dict[str, tuple[int, Any]]:
     return {a.name: (i, a.default_value) for i, a in enumerate(func._schema.arguments)}
 
 
-def tensors_among(values: Iterable[Any]) -> Iterable[torch.Tensor]:
+def tensors_among(values: Iterable[Any]) -> list[torch.Tensor]:
     """The tensors among arguments or results of an operator; these nest at most one list deep."""
+    found: list[torch.Tensor] = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, list | tuple):
-            yield from (item for item in value if isinstance(item, torch.Tensor))
+            found += [item for item in value if isinstance(item, torch.Tensor)]
+    return found
 
 
 def layout_of(args: Sequence[Any]) -> Layout:
