@@ -15,8 +15,10 @@ GROMO = "gromo"
 
 def missing(package: str) -> str | None:
     """Return why a peer is left out, or None if it is installed."""
-    name = package.replace("_", "-")
-    return None if importlib.util.find_spec(package) else f"{name}: not installed (pip install {name})"
+    if importlib.util.find_spec(package):
+        return None
+    install = "--no-deps gromo" if package == GROMO else "esper-es[bench]"
+    return f"{package.replace('_', '-')}: not installed (pip install {install})"
 
 
 def dependency_graph(subject: Subject, model: nn.Module) -> Any:
