@@ -28,7 +28,7 @@ class Entry:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    Entry("model.registered", 1, facts.ModelRegistered),
+    Entry("model.registered", 2, facts.ModelRegistered),
     Entry("run.resumed", 2, facts.RunResumed),
     Entry("state.captured", 1, facts.StateCaptured),
     Entry("state.captures_released", 1, facts.CapturesReleased),
@@ -64,6 +64,7 @@ def _with(**added: Json) -> Upcaster:
 
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
+    ("model.registered", 1): _with(examples=None),
     ("clock.training_continued", 1): _with(moved=[]),
     ("run.resumed", 1): _with(left_out=[], fresh=[]),
     ("state.rolled_back", 1): _with(left_out=[], fresh=[]),

@@ -35,6 +35,7 @@ from esper_es.projections.live.snapshot import PARTS
 from esper_es.restoring import capture_anew, restore_live, roll_back
 from esper_es.session import Publisher, Session, now
 from esper_es.shadow import shadow_of
+from esper_es.stored_examples import store_examples
 from esper_es.validators.baseline import memory_estimate
 from esper_es.vault import AnyVault
 
@@ -95,6 +96,7 @@ def register(
         watch=terms.watch,
         lifecycle=terms.lifecycle or ESPER_LITE,
         environment=environment_of(live.module),
+        examples=store_examples(vault, examples),
     )
     birth = evolve(store_capture(live, vault, "birth"), of_version=1)
     moment = Moment(at=now(), epoch=0, step=0)

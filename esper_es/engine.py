@@ -128,7 +128,8 @@ class Engine:
         Args:
             model: any ``nn.Module``; changed in place from now on.
             name: in the log.
-            example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments that the model takes.
+            example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments that the model takes; or a
+                list of these, to reach several branches. What no example reaches is never changed.
             optimizer: over the model's own parameters.
             scheduler: anything with ``state_dict`` and ``load_state_dict``.
             scaler: a gradient scaler.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from esper_es.shadow import shadow_of
 
 
 @frozen(eq=False)
-class ExampleInputs:
+class ExampleCall:
     """Arguments for one call of the model.
 
     Attributes:
@@ -31,38 +31,61 @@ class ExampleInputs:
         return tuple(_cloned(a) for a in self.args), {k: _cloned(v) for k, v in self.kwargs.items()}
 
 
-def normalized(example_inputs: object, module: nn.Module) -> ExampleInputs:
-    """Return example inputs from what a caller gives: a tensor, a tuple of arguments, or a dict of keyword ones.
+@frozen(eq=False)
+class ExampleInputs:
+    """Calls of the model that together reach all of it, or as much as is known.
 
-    Batches of one are doubled, because BatchNorm can't train on one and a size of one says nothing about
-    which dimension it is. Without inputs, shapes are guessed from the first layer.
+    Attributes:
+        calls: one at least.
+    """
+
+    calls: tuple[ExampleCall, ...]
+
+    def fresh(self) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Yield positional and keyword arguments of each call: copies that a model may overwrite."""
+        for call in self.calls:
+            yield call.fresh()
+
+    def __add__(self, other: ExampleInputs) -> ExampleInputs:
+        return ExampleInputs((*self.calls, *other.calls))
+
+
+def normalized(example_inputs: object, module: nn.Module) -> ExampleInputs:
+    """Return example inputs from what a caller gives.
+
+    One call is a tensor, a tuple of arguments, or a dict of keyword ones; several are a list of these. Batches of one
+    are doubled, because BatchNorm can't train on one and a size of one says nothing about which dimension it is.
+    Without inputs, shapes are guessed from the first layer.
 
     Raises:
         UsageError: if nothing is given and no guess runs, or the type is wrong.
     """
     if example_inputs is None:
         return _guessed(module)
-    if isinstance(example_inputs, torch.Tensor):
-        return _doubled(ExampleInputs((example_inputs,), {}))
-    if isinstance(example_inputs, tuple):
-        return _doubled(ExampleInputs(example_inputs, {}))
-    if isinstance(example_inputs, Mapping):
-        return _doubled(ExampleInputs((), dict(example_inputs)))
+    if isinstance(example_inputs, list) and example_inputs:
+        return ExampleInputs(tuple(_doubled(_call(given)) for given in example_inputs))
+    return ExampleInputs((_doubled(_call(example_inputs)),))
+
+
+def _call(given: object) -> ExampleCall:
+    if isinstance(given, torch.Tensor):
+        return ExampleCall((given,), {})
+    if isinstance(given, tuple):
+        return ExampleCall(given, {})
+    if isinstance(given, Mapping):
+        return ExampleCall((), dict(given))
+    got = "an empty list" if given == [] else type(given).__name__
     raise UsageError(
-        "example_inputs is a tensor, a tuple of positional arguments or a dict of keyword arguments, "
-        f"got {type(example_inputs).__name__}"
+        "example_inputs is a tensor, a tuple of positional arguments or a dict of keyword arguments, or, for several "
+        f"calls, a list of these; got {got}"
     )
 
 
-def _doubled(examples: ExampleInputs) -> ExampleInputs:
-    tensors = [
-        v for v in (*examples.args, *examples.kwargs.values()) if isinstance(v, torch.Tensor) and v.ndim
-    ]
+def _doubled(call: ExampleCall) -> ExampleCall:
+    tensors = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, torch.Tensor) and v.ndim]
     if not tensors or any(t.shape[0] != 1 for t in tensors):
-        return examples
-    return ExampleInputs(
-        tuple(_twice(a) for a in examples.args), {k: _twice(v) for k, v in examples.kwargs.items()}
-    )
+        return call
+    return ExampleCall(tuple(_twice(a) for a in call.args), {k: _twice(v) for k, v in call.kwargs.items()})
 
 
 def _twice(value: Any) -> Any:
@@ -93,7 +116,7 @@ def _guessed(module: nn.Module) -> ExampleInputs:
                 else torch.randn(shape, generator=generator).to(dtype)
             )
             if _runs(module, example.to(device)):
-                return ExampleInputs((example.to(device),), {})
+                return ExampleInputs((ExampleCall((example.to(device),), {}),))
     raise UsageError(
         "no example input could be guessed for this model; pass example_inputs=(x,) with a batch it takes"
     )

@@ -54,11 +54,15 @@ def _returning_tensors(module: nn.Module, examples: ExampleInputs) -> frozenset[
             returned[path] = returned.get(path, True) and isinstance(output, torch.Tensor)
 
         handles.append(part.register_forward_hook(note))
-    args, kwargs = examples.fresh()
     try:
-        with torch.no_grad():
-            in_eval(module, lambda: module(*args, **kwargs))
+        in_eval(module, lambda: _run(module, examples))
     finally:
         for handle in handles:
             handle.remove()
     return frozenset(path for path, plain in returned.items() if plain)
+
+
+@torch.no_grad()
+def _run(module: nn.Module, examples: ExampleInputs) -> None:
+    for args, kwargs in examples.fresh():
+        module(*args, **kwargs)

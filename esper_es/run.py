@@ -16,17 +16,20 @@ from esper_es.domain.decisions import AdaptationDecision
 from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.state import ModelState
+from esper_es.example_inputs import normalized
 from esper_es.exporting import exported
 from esper_es.fingerprints import fingerprint, state_fingerprint
 from esper_es.following import follow, unfollow
 from esper_es.moment import check_not_running
 from esper_es.operations import Request, refuse
+from esper_es.planning.observation import observe
 from esper_es.projections.metrics import SurgeryMetrics
 from esper_es.restoring import roll_back
 from esper_es.result import SurgeryResult
 from esper_es.scalars import Number, plain_numbers
 from esper_es.seeds import Seeds
 from esper_es.session import Session
+from esper_es.shadow import shadow_of
 from esper_es.stopwatch import Stopwatch
 from esper_es.surgeon import ModelSurgeon
 
@@ -200,6 +203,23 @@ class Run:
             undo_version=fact.base_capture,
             timings_ms={"total": watch.total()},
         )
+
+    def add_examples(self, *example_inputs: object) -> None:
+        """Add example inputs that reach more of the model; for this run only, the log keeps those of ``attach``.
+
+        Args:
+            *example_inputs: each a tensor, a tuple of arguments or a dict of keyword arguments.
+
+        Raises:
+            UsageError: if the model does not run on one of them; nothing is added.
+        """
+        examples = normalized(list(example_inputs), self.model)
+        try:
+            observe(shadow_of(self.model), examples)
+        except Exception as error:
+            raise UsageError(f"the model does not run on its example inputs: {error}") from error
+        self.session.examples += examples
+        self.session.memory.forget()
 
     def export(self, *, standalone: bool = False) -> nn.Module:
         """Return a plain copy of the model: its modules have their own classes, and it computes the same, bit for

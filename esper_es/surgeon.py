@@ -26,7 +26,7 @@ from esper_es.result import SurgeryResult
 from esper_es.session import Session
 from esper_es.shadow import shadow_of
 from esper_es.standalone import in_memory_session
-from esper_es.tracing import Trace
+from esper_es.tracing import Explanation, Trace
 from esper_es.width_explanation import explained_width
 
 
@@ -233,10 +233,13 @@ class ModelSurgeon:
         session = self._session_for(model)
         return traced(shadow_of(session.live.module), session.examples)
 
-    def explain(self, layer_name: str, model: nn.Module | None = None, dimension: str | int = "out") -> str:
-        """Return, for a person, what grows together with a layer, and what is pinned or fixed, and why.
+    def explain(
+        self, layer_name: str, model: nn.Module | None = None, dimension: str | int = "out"
+    ) -> Explanation:
+        """Return what grows together with a layer, and what is pinned or fixed, and why.
 
-        What no operator pins is tried on a copy: the model's own code may fix it all the same.
+        What no operator pins is tried on a copy: the model's own code may fix it all the same. The explanation
+        prints for a person; ``as_dict()`` and ``as_json()`` are for programs.
 
         Raises:
             UsageError: if the layer has no width.

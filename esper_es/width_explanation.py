@@ -1,4 +1,4 @@
-"""What would happen to a width, in words: a trial on a copy, of which nothing stays."""
+"""What would happen to a width: a trial on a copy, of which nothing stays."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from esper_es.rehearsal import rehearsed
 from esper_es.session import Session
 from esper_es.shadow import shadow_of
 from esper_es.stopwatch import Stopwatch
-from esper_es.tracing import WidthGroup
-
-FREE = "  free to grow and shrink"
+from esper_es.tracing import Explanation, WidthGroup
 
 
-def explained_width(session: Session, layer_name: str, dimension: str | int) -> str:
+def explained_width(session: Session, layer_name: str, dimension: str | int) -> Explanation:
     """Return an account of a width group; where nothing pins it, a copy is grown by one unit to see whether it can.
 
     Raises:
@@ -29,11 +27,9 @@ def explained_width(session: Session, layer_name: str, dimension: str | int) -> 
         group = WidthRequest(layer_name, 1, "units", dimension).group(found)
     except Refused as refusal:
         raise UsageError(refusal.reason) from refusal
-    text = found.explain(group.tensor, group.dim)
     if not group.free or group.unit_size < 1:
-        return text
-    reason = _fixed(session, group)
-    return text if reason is None else text.replace(FREE, f"  fixed: {reason}")
+        return Explanation(group)
+    return Explanation(group, _fixed(session, group))
 
 
 def _fixed(session: Session, group: WidthGroup) -> str | None:

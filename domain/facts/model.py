@@ -50,6 +50,7 @@ class ModelRegistered:
         watch: watch policy; None when no metric judges surgeries.
         lifecycle: profile of its seeds.
         environment: where.
+        examples: digest of the example inputs in the vault; None where they can't be stored without pickle.
     """
 
     name: str
@@ -61,3 +62,4 @@ class ModelRegistered:
     watch: WatchPolicy | None = None
     lifecycle: LifecycleProfile
     environment: Environment
+    examples: str | None = None

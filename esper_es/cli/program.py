@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from esper_es.cli import (
     architecture_commands,
     audit_command,
+    explain_command,
     history_commands,
     replay_command,
     rollback_command,
@@ -97,6 +98,7 @@ def _root(
 for group in (
     history_commands,
     architecture_commands,
+    explain_command,
     audit_command,
     replay_command,
     rollback_command,

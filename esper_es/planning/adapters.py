@@ -24,7 +24,8 @@ def spatial_dims(observation: Observation, call: Call) -> int:
     rank = len(call.output or ())
     if rank != 3:
         return {4: 2, 5: 3}.get(rank, 0)
-    before = [c for c in observation.calls if c.end <= call.end and not c.module._modules]
+    calls = [c for c in observation.calls if c.example == call.example and not c.module._modules]
+    before = [c for c in calls if c.end <= call.end]
     for candidate in sorted(before, key=lambda c: c.end, reverse=True):
         if isinstance(candidate.module, _CHANNELS_LAST):
             return 0

@@ -26,9 +26,9 @@ def executed_unwatched(model: nn.Module, examples: ExampleInputs) -> frozenset[s
             found.add(path)
 
     def run() -> None:
-        args, kwargs = examples.fresh()
         with torch.no_grad():
-            model(*args, **kwargs)
+            for args, kwargs in examples.fresh():
+                model(*args, **kwargs)
 
     handle = register_module_forward_hook(note)
     try:

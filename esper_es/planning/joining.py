@@ -104,9 +104,10 @@ def _written(model: nn.Module, examples: ExampleInputs, skip: Connection, traini
     try:
         for part in flags:
             part.training = training
-        args, kwargs = examples.fresh()
         with preserved_rng(), torch.no_grad():
-            model(*args, **kwargs)
+            for args, kwargs in examples.fresh():
+                model(*args, **kwargs)
+                seen.clear()
     finally:
         for handle in handles:
             handle.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -19,6 +20,9 @@ from esper_es.projections.live.rng import preserved_rng
 from esper_es.projections.live.structures import Location, entry_at, leaves, stream_in, tensors_in
 from esper_es.tracing.structure import result_tensors
 
+ADD_EXAMPLES = "give one that reaches it, by attach(..., example_inputs=[a, b]) or run.add_examples(b)"
+"""What to do about a branch that no example reached."""
+
 
 @frozen(eq=False)
 class Call:
@@ -32,6 +36,7 @@ class Call:
         inputs: shapes of the tensors it was given.
         output: shape of its output's stream; see ``structures``.
         dtype: of that; new layers behind it take it.
+        example: position of the example call that the model was given.
     """
 
     path: str
@@ -41,11 +46,12 @@ class Call:
     inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...] | None
     dtype: torch.dtype
+    example: int = 0
 
 
 @frozen(eq=False)
 class Observation:
-    """A run of the model on its example inputs, in eval mode and without gradients.
+    """Runs of the model on its example inputs, in eval mode and without gradients.
 
     Attributes:
         calls: executions, in the order of their beginnings.
@@ -54,7 +60,7 @@ class Observation:
         reads: what the code around these modules reads from them, by path; see ``reads``.
         side_readers: by path of such a module, where else than by its stream its results reach another module:
             what is handed on, and the module that takes it.
-        activation_bytes: of the outputs of modules without children.
+        activation_bytes: of the outputs of modules without children, in the call that needs most.
     """
 
     calls: tuple[Call, ...]
@@ -65,7 +71,25 @@ class Observation:
     activation_bytes: int = 0
 
     def calls_of(self, path: str) -> tuple[Call, ...]:
-        return tuple(call for call in self.calls if call.path == path)
+        """Return the calls of a module on the first example that reaches it."""
+        return next(iter(self._calls_by_example(path).values()), ())
+
+    def calls_together(self, *paths: str) -> tuple[tuple[Call, ...], ...]:
+        """Return the calls of several modules on the first example that reaches all; none where there is no such."""
+        found = [self._calls_by_example(path) for path in paths]
+        shared = next((example for example in found[0] if all(example in calls for calls in found)), None)
+        return tuple(() if shared is None else calls[shared] for calls in found)
+
+    def examples_of(self, path: str) -> frozenset[int]:
+        """Return which examples reach a module."""
+        return frozenset(self._calls_by_example(path))
+
+    def _calls_by_example(self, path: str) -> dict[int, tuple[Call, ...]]:
+        found: dict[int, tuple[Call, ...]] = {}
+        for call in self.calls:
+            if call.path == path:
+                found[call.example] = (*found.get(call.example, ()), call)
+        return found
 
     def executed(self, path: str) -> bool:
         return any(call.path == path for call in self.calls)
@@ -76,8 +100,8 @@ class Observation:
 
     def runs_inside(self, path: str, outer: str) -> bool:
         """Say whether a module ran, and every time within a call of another."""
-        hosts = self.calls_of(outer)
-        calls = self.calls_of(path)
+        hosts = [call for call in self.calls if call.path == outer]
+        calls = [call for call in self.calls if call.path == path]
         return bool(calls) and all(any(h.start < c.start and c.end < h.end for h in hosts) for c in calls)
 
     def require_executed(self, path: str, what: str = "layer") -> tuple[Call, ...]:
@@ -89,7 +113,7 @@ class Observation:
         calls = self.calls_of(path)
         if not calls:
             raise Refused(
-                f"{what} {path!r} is never executed on the example inputs; give example inputs that reach it",
+                f"{what} {path!r} is never executed on the example inputs; {ADD_EXAMPLES}",
                 "not_executed",
             )
         return calls
@@ -100,11 +124,12 @@ class _Recorder:
         self.names = names
         self.take = take
         self.clock = 0
+        self.example = 0
         self.open: list[tuple[int, Given | None, tuple[tuple[int, ...], ...]]] = []
         self.calls: list[Call] = []
         self.taken: dict[str, list[Taken]] = {}
         self.side_readers: dict[str, tuple[Location, str]] = {}
-        self.activation_bytes = 0
+        self.activation_bytes: Counter[int] = Counter()
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         path = self.names[id(module)]
@@ -141,13 +166,14 @@ class _Recorder:
                 inputs=inputs,
                 output=None if stream is None else tuple(stream.shape),
                 dtype=torch.get_default_dtype() if stream is None else stream.dtype,
+                example=self.example,
             )
         )
         self.clock += 1
         if given is not None:
             self.taken.setdefault(path, []).append(taken_from(given, output))
         if not module._modules:
-            self.activation_bytes += sum(tensor.nbytes for tensor in tensors_in(output))
+            self.activation_bytes[self.example] += sum(tensor.nbytes for tensor in tensors_in(output))
 
 
 def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()) -> Observation:
@@ -170,24 +196,26 @@ def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()
     try:
         with ExitStack() as stack:
             reads = {path: stack.enter_context(watched_reads(parts[path])) for path in recorder.take}
-            output = in_eval(module, lambda: _run(module, examples))
+            outputs = in_eval(module, lambda: _run(module, examples, recorder))
     finally:
         for handle in handles:
             handle.remove()
     return Observation(
         calls=tuple(sorted(recorder.calls, key=lambda call: call.start)),
-        outputs=tuple(result_tensors(output)),
+        outputs=tuple(tensor for output in outputs for tensor in result_tensors(output)),
         taken={path: tuple(calls) for path, calls in recorder.taken.items()},
         reads={path: frozenset(found.names) for path, found in reads.items()},
         side_readers=recorder.side_readers,
-        activation_bytes=recorder.activation_bytes,
+        activation_bytes=max(recorder.activation_bytes.values(), default=0),
     )
 
 
-def _run(module: nn.Module, examples: ExampleInputs) -> Any:
-    args, kwargs = examples.fresh()
+def _run(module: nn.Module, examples: ExampleInputs, recorder: _Recorder) -> list[Any]:
+    outputs = []
     with torch.no_grad():
-        return module(*args, **kwargs)
+        for recorder.example, (args, kwargs) in enumerate(examples.fresh()):
+            outputs.append(module(*args, **kwargs))
+    return outputs
 
 
 def in_eval(module: nn.Module, action: Callable[[], Any]) -> Any:

@@ -24,4 +24,4 @@ def traced(module: nn.Module, examples: ExampleInputs) -> Trace:
         for part in module.modules():
             if isinstance(part, SeedSlot):
                 stack.enter_context(part.mixing())
-        return trace(module, [examples.fresh()])
+        return trace(module, list(examples.fresh()))

@@ -85,7 +85,7 @@ def _projection(
     scene: Scene, observation: Observation, skip: Connection
 ) -> tuple[tuple[Edit, ...], Mapping[str, torch.Tensor], str | None]:
     """Return the edits that add what the taken output passes, and its path; nothing where it passes as it is."""
-    source, target = (observation.require_executed(layer)[0] for layer in (skip.source, skip.target))
+    source, target = (calls[0] for calls in observation.calls_together(skip.source, skip.target))
     if skip.join == "add" and source.output == target.output:
         return (), {}, None
     name = f"skip_{source.path}_to_{target.path}".replace(".", "_")

@@ -11,7 +11,7 @@ from torch import nn
 
 from esper_es.domain.architecture import Connection
 from esper_es.example_inputs import ExampleInputs
-from esper_es.planning.observation import Observation, observe
+from esper_es.planning.observation import ADD_EXAMPLES, Observation, observe
 from esper_es.planning.reach import Marks, ReachMode
 from esper_es.projections.live.hosting import bus_of
 from esper_es.projections.live.names import module_at
@@ -85,9 +85,15 @@ def finding(trace: SkipTrace, source: str, target: str) -> tuple[str, str] | Non
     """Return what forbids a skip between two modules, with the stable name of the rule; None if nothing does."""
     observation = trace.observation
     for layer in (source, target):
-        calls = observation.calls_of(layer)
-        if not calls:
-            return f"layer {layer!r} is never executed on the example inputs", "not_executed"
+        if not observation.calls_of(layer):
+            return f"layer {layer!r} is never executed on the example inputs; {ADD_EXAMPLES}", "not_executed"
+    if observation.examples_of(target) - observation.examples_of(source):
+        return (
+            f"some example input runs {target!r} and not {source!r}, whose output the skip would take",
+            "different_branches",
+        )
+    together = observation.calls_together(source, target)
+    for layer, calls in zip((source, target), together, strict=True):
         if len(calls) > 1:
             return (
                 f"layer {layer!r} runs {len(calls)} times in one forward pass; a skip could not tell which",
@@ -95,7 +101,7 @@ def finding(trace: SkipTrace, source: str, target: str) -> tuple[str, str] | Non
             )
         if calls[0].output is None:
             return f"layer {layer!r} returns no tensor", "no_tensor"
-    first, last = observation.calls_of(source)[0], observation.calls_of(target)[0]
+    (first,), (last,) = together
     if first.end >= last.end:
         return (
             f"{source!r} ends after {target!r} in the forward pass; a skip in this direction would make a cycle. "

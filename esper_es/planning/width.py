@@ -16,7 +16,7 @@ from esper_es.planning.attribute_search import searched
 from esper_es.planning.capacity import require_room_to_grow
 from esper_es.planning.config_update import config_update
 from esper_es.planning.initializations import check_initialization, initialized
-from esper_es.planning.observation import observe
+from esper_es.planning.observation import ADD_EXAMPLES, observe
 from esper_es.planning.resizing import Resizing, grown, shrunk
 from esper_es.planning.scene import Plan, Scene
 from esper_es.planning.unit_importance import Importance, l2_importance, most_important
@@ -112,8 +112,8 @@ def _check_all_seen(scene: Scene, found: Trace, group: WidthGroup, layer_name: s
     ]
     if unseen:
         raise Refused(
-            f"the example inputs never reach {', '.join(unseen[:3])}, which might be fed by {layer_name!r}; give "
-            "example inputs that reach them",
+            f"the example inputs never reach {', '.join(unseen[:3])}, which might be fed by {layer_name!r}; "
+            f"{ADD_EXAMPLES}",
             "not_executed",
         )
 

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from esper_es.tracing.call_order import CallOrder
 from esper_es.tracing.calls import ModuleCall
-from esper_es.tracing.explanation import explained
+from esper_es.tracing.explanation import Explanation
 from esper_es.tracing.grouping import Grouping
 from esper_es.tracing.groups import WidthGroup
 from esper_es.tracing.relations import Settled
@@ -61,9 +61,9 @@ class Trace:
         tensor = target_tensor(self.index, layer)
         return self._grouping.group(tensor, target_dim(self._grouping, layer, tensor, dim))
 
-    def explain(self, layer: str, dim: int | None = None) -> str:
-        """A readable account of a group: its members, its pins and why."""
-        return explained(self.group_of(layer, dim))
+    def explain(self, layer: str, dim: int | None = None) -> Explanation:
+        """An account of a group: its members, its pins and why."""
+        return Explanation(self.group_of(layer, dim))
 
     def as_dict(self) -> dict[str, Any]:
         """The whole trace in JSON's types."""

@@ -101,7 +101,9 @@ def _pin_unexecuted(seeds: SeededTensors, touched: Iterable[int], relations: Rel
     for number, tensor in enumerate(seeds.index.tensors):
         if number not in executed:
             for shadow in seed_shadows(tensor):
-                relations.pin(shadow.ids, "was executed by no example", tensor.module)
+                relations.pin(
+                    shadow.ids, "was executed by no example (add one that reaches it)", tensor.module
+                )
             if not tensor.statistic:
                 names.append(tensor.name)
     return tuple(names)

@@ -83,19 +83,18 @@ def gradients_of(module: nn.Module, examples: ExampleInputs) -> Mapping[str, tor
     with preserved_rng(), torch.enable_grad():
         try:
             module.train()
-            args, kwargs = examples.fresh()
-            outputs = [t for t in tensors_in(module(*args, **kwargs)) if t.requires_grad]
             trained = {
                 name: tensor
                 for name, tensor, role in named_tensors(module)
                 if role == "parameter" and tensor.requires_grad
             }
-            if not outputs or not trained:
-                return dict.fromkeys(trained)
-            loss = torch.stack([(t.float() ** 2).sum() + t.float().sum() for t in outputs]).sum()
             for parameter in trained.values():
                 parameter.grad = None
-            loss.backward()  # type: ignore[no-untyped-call]
+            for args, kwargs in examples.fresh():
+                outputs = [t for t in tensors_in(module(*args, **kwargs)) if t.requires_grad]
+                if outputs:
+                    loss = torch.stack([(t.float() ** 2).sum() + t.float().sum() for t in outputs]).sum()
+                    loss.backward()  # type: ignore[no-untyped-call]
             return {name: parameter.grad for name, parameter in trained.items()}
         except SkipOrderError:
             raise

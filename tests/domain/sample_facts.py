@@ -87,6 +87,7 @@ SAMPLES: tuple[Fact, ...] = (
         constraints=SurgeryConstraints(max_layers_to_add=7, max_memory_increase_mb=64.5),
         capture=CapturePolicy(before_structural_change=False, every_n_epochs=4, keep_last=9),
         watch=WatchPolicy(metric="val_loss", mode="min", epochs=6),
+        examples="sha256:" + "e" * 64,
         lifecycle=ESPER_LITE,
         environment=ENVIRONMENT,
     ),

@@ -174,7 +174,7 @@ def test_behind_a_layer_that_returns_a_tuple_the_first_tensor_goes_through_the_n
 
 def test_the_fact_records_how_much_the_output_changed(engine: Engine) -> None:
     run = attached(engine, NESTED_MLP)
-    x = run.session.examples.args[0]
+    x = run.session.examples.calls[0].args[0]
     before = run.model.eval()(x)
     result = run.surgeon.add_layer(after_layer="0", new_layer=nn.Linear(8, 8), layer_name="new")
     change = float((run.model(x) - before).detach().abs().max() / before.detach().abs().max())

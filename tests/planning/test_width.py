@@ -142,6 +142,6 @@ def test_with_any_initialization_new_units_learn(initialization: str, engine: En
 
 def test_an_explanation_says_what_grows_together(engine: Engine) -> None:
     run = attached(engine, NESTED_MLP)
-    explained = run.surgeon.explain("0")
+    explained = str(run.surgeon.explain("0"))
     assert "0.weight" in explained
     assert "2.0.weight" in explained

@@ -100,7 +100,7 @@ def test_a_width_that_the_code_fixes_is_refused_and_explained(engine: Engine) ->
     run = attached(engine, FIXED)
     result = run.surgeon.modify_layer_width(layer_name="enter", new_width=9)
     assert not result.success
-    explained = run.surgeon.explain("enter")
+    explained = str(run.surgeon.explain("enter"))
     assert "fixed: " in explained
     assert "free to grow" not in explained
 

@@ -297,7 +297,7 @@ def test_a_layer_of_several_equal_tensors_asks_for_a_name() -> None:
 def test_an_explanation_names_members_reductions_and_pins() -> None:
     model = nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.Linear(6, 2))
     trace_ = traced(model, torch.randn(4, 3))
-    assert trace_.explain("0").splitlines() == [
+    assert trace_.explain("0").lines() == [
         "0.weight dim 0: 6 channels, 6 units",
         "  producer  0.weight dim 0  all 6",
         "  producer  0.bias   dim 0  all 6",
@@ -307,4 +307,4 @@ def test_an_explanation_names_members_reductions_and_pins() -> None:
         "  reduced over by aten.native_layer_norm in 1",
         "  free to grow and shrink",
     ]
-    assert "  pinned: 2.weight dim 0 model output" in trace_.explain("2").splitlines()
+    assert "  pinned: 2.weight dim 0 model output" in trace_.explain("2").lines()

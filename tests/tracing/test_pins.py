@@ -248,7 +248,9 @@ def test_an_uneven_chunk_is_pinned() -> None:
 def test_parameters_of_a_branch_that_did_not_run_are_named_and_pinned() -> None:
     trace_ = trace(Branching(), example(torch.ones(4, 3)))
     assert trace_.unexecuted_parameters == ("negative.weight", "negative.bias")
-    assert {pin.reason for pin in trace_.group_of("negative").pins} == {"was executed by no example"}
+    assert {pin.reason for pin in trace_.group_of("negative").pins} == {
+        "was executed by no example (add one that reaches it)"
+    }
 
 
 def test_several_examples_unite_what_each_of_them_shows() -> None:
