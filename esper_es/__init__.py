@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from esper_es.deferring import Deferred
+    from esper_es.domain import facts
     from esper_es.domain.alpha import AlphaSchedule
     from esper_es.domain.architecture import Architecture
     from esper_es.domain.constraints import SurgeryConstraints
@@ -26,11 +28,14 @@ if TYPE_CHECKING:
         VaultError,
     )
     from esper_es.domain.lifecycle import ESPER_LITE, LifecycleProfile, strict
+    from esper_es.domain.model import folded
     from esper_es.domain.policies import CapturePolicy, WatchPolicy
+    from esper_es.domain.state import ModelState
     from esper_es.engine import Engine
     from esper_es.fingerprints import fingerprint
     from esper_es.planning.width_adapters import SizeChange, WidthRepair, width_adapter
     from esper_es.projections.live.blueprints import blueprint
+    from esper_es.projections.live.describe import describe
     from esper_es.projections.live.kernels import KernelSite, kernel
     from esper_es.projections.live.kinds import layer_kind
     from esper_es.projections.metrics import SurgeryMetrics
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from esper_es.result import SurgeryResult
     from esper_es.run import Run
     from esper_es.surgeon import ModelSurgeon
+    from esper_es.tracing import Explanation
     from esper_es.validators import (
         DimensionValidator,
         GradientFlowValidator,
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "Deferred": "deferring",
     "AlphaSchedule": "domain.alpha",
     "Architecture": "domain.architecture",
     "SurgeryConstraints": "domain.constraints",
@@ -67,14 +74,17 @@ _HOMES = {
     "ESPER_LITE": "domain.lifecycle",
     "LifecycleProfile": "domain.lifecycle",
     "strict": "domain.lifecycle",
+    "folded": "domain.model",
     "CapturePolicy": "domain.policies",
     "WatchPolicy": "domain.policies",
+    "ModelState": "domain.state",
     "Engine": "engine",
     "fingerprint": "fingerprints",
     "SizeChange": "planning.width_adapters",
     "WidthRepair": "planning.width_adapters",
     "width_adapter": "planning.width_adapters",
     "blueprint": "projections.live.blueprints",
+    "describe": "projections.live.describe",
     "KernelSite": "projections.live.kernels",
     "kernel": "projections.live.kernels",
     "layer_kind": "projections.live.kinds",
@@ -83,6 +93,7 @@ _HOMES = {
     "SurgeryResult": "result",
     "Run": "run",
     "ModelSurgeon": "surgeon",
+    "Explanation": "tracing",
     "DimensionValidator": "validators",
     "GradientFlowValidator": "validators",
     "MemoryValidator": "validators",
@@ -100,10 +111,12 @@ __all__ = [
     "CapturePolicy",
     "Cause",
     "ConflictError",
+    "Deferred",
     "DimensionValidator",
     "Engine",
     "Envelope",
     "EsperError",
+    "Explanation",
     "GradientFlowValidator",
     "IntegrityFailure",
     "KernelSite",
@@ -111,6 +124,7 @@ __all__ = [
     "LifecycleProfile",
     "MemoryValidator",
     "MissingTensorError",
+    "ModelState",
     "ModelSurgeon",
     "OutcomeUnknownError",
     "Replay",
@@ -129,7 +143,10 @@ __all__ = [
     "WatchPolicy",
     "WidthRepair",
     "blueprint",
+    "describe",
+    "facts",
     "fingerprint",
+    "folded",
     "kernel",
     "layer_kind",
     "strict",
@@ -138,6 +155,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "facts":
+        return import_module(f"{__name__}.domain.facts")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

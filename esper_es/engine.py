@@ -21,6 +21,7 @@ from esper_es.domain.model import Moment, enveloped, folded
 from esper_es.domain.policies import CapturePolicy, WatchPolicy
 from esper_es.domain.state import ModelState
 from esper_es.forking import forked, repeat_surgery, surgeries_of
+from esper_es.ledger.chain import Finding, verify_chain
 from esper_es.ledger.database import open_database
 from esper_es.ledger.heads import heads
 from esper_es.ledger.log import Log
@@ -284,6 +285,11 @@ class Engine:
             UsageError: if the log knows no such model.
         """
         return self.log.history(self.state(name).id)
+
+    def verify_facts(self) -> list[Finding]:
+        """Check the hash of every fact and its link to the one before; return what was found, nothing if all hold."""
+        with self._database.connect() as connection:
+            return verify_chain(connection)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all models in the log."""

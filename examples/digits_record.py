@@ -13,10 +13,7 @@ from attrs import define, field, frozen
 from digits_task import Images, logits_of
 from torch import nn
 
-from esper_es import Engine, Envelope, Run, fingerprint
-from esper_es.domain.model import folded
-from esper_es.domain.state import ModelState
-from esper_es.projections.live.describe import describe
+from esper_es import Engine, Envelope, ModelState, Run, describe, fingerprint, folded
 
 
 @frozen

@@ -9,23 +9,7 @@ from digits_record import Place
 from rich.console import Console
 from rich.table import Table
 
-from esper_es import AlphaSchedule, Envelope
-from esper_es.domain.facts import (
-    Fact,
-    LayerAdded,
-    LayerRemoved,
-    LayerWidthModified,
-    RolledBack,
-    SeedAdvanced,
-    SeedCulled,
-    SeedFossilized,
-    SeedGerminated,
-    SeedPlanted,
-    SkipConnectionAdded,
-    SkipConnectionRemoved,
-    SurgeryRefused,
-    WatchClosed,
-)
+from esper_es import AlphaSchedule, Envelope, facts
 
 
 def wide_console() -> Console:
@@ -34,39 +18,39 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=120)
 
 
-def headline(fact: Fact) -> str | None:
+def headline(fact: facts.Fact) -> str | None:
     """Return what happened, in words; None for facts that only keep the books."""
     match fact:
-        case SeedPlanted():
+        case facts.SeedPlanted():
             return f"seed {fact.seed}: planted after {fact.layer}"
-        case SeedGerminated():
+        case facts.SeedGerminated():
             return f"seed {fact.seed}: germinated, kernel {fact.kernel}"
-        case SeedAdvanced():
+        case facts.SeedAdvanced():
             return f"seed {fact.seed}: {fact.from_stage} to {fact.stage}{_ramp(fact.schedule)}"
-        case SeedFossilized():
+        case facts.SeedFossilized():
             evidence = ", ".join(f"{name} {value:+.3f}" for name, value in fact.evidence.items())
             return f"[green]seed {fact.seed}: fossilized, {evidence}[/green]"
-        case SeedCulled():
+        case facts.SeedCulled():
             return f"[yellow]seed {fact.seed}: culled, {fact.reason}[/yellow]"
-        case LayerAdded():
+        case facts.LayerAdded():
             return (
                 f"[bold]layer {fact.layer_name} added after {fact.after_layer}, {fact.connection_type}[/bold]"
             )
-        case LayerRemoved():
+        case facts.LayerRemoved():
             return f"[bold]layer {fact.layer_name} removed, {fact.bridge_strategy} bridge[/bold]"
-        case LayerWidthModified():
+        case facts.LayerWidthModified():
             return f"[bold]layer {fact.layer_name}: width {fact.old_width} to {fact.new_width}[/bold]"
-        case SkipConnectionAdded():
+        case facts.SkipConnectionAdded():
             return f"[bold]skip connection from {fact.from_layer} to {fact.to_layer}[/bold]"
-        case SkipConnectionRemoved():
+        case facts.SkipConnectionRemoved():
             return f"[bold]no skip connection from {fact.from_layer} to {fact.to_layer} any more[/bold]"
-        case SurgeryRefused():
+        case facts.SurgeryRefused():
             return f"[yellow]{fact.operation} {fact.target} refused: {fact.reason}[/yellow]"
-        case WatchClosed(outcome="kept"):
+        case facts.WatchClosed(outcome="kept"):
             return f"surgery {fact.subject_version} kept: {fact.score:.0%} of the score before"
-        case WatchClosed():
+        case facts.WatchClosed():
             return f"[red]surgery {fact.subject_version} failed: {fact.score:.0%} of the score before[/red]"
-        case RolledBack():
+        case facts.RolledBack():
             return f"[red]rolled back to version {fact.to_version}, bit for bit[/red]"
         case _:
             return None
@@ -78,7 +62,7 @@ def _ramp(schedule: AlphaSchedule | None) -> str:
     return f", alpha to {schedule.target:g} in {schedule.epochs} epochs, {schedule.curve}"
 
 
-def _parameters(fact: Fact) -> str:
+def _parameters(fact: facts.Fact) -> str:
     effects = getattr(fact, "effects", None)
     if effects is None:
         return ""
@@ -130,7 +114,7 @@ def print_commands(console: Console, program: str, place: Place, history: Sequen
     failed = [
         e.fact.subject_version
         for e in history
-        if isinstance(e.fact, WatchClosed) and e.fact.outcome != "kept"
+        if isinstance(e.fact, facts.WatchClosed) and e.fact.outcome != "kept"
     ]
     newest = history[-1].version
     show = f"show {failed[0] if failed else newest}"

@@ -22,11 +22,7 @@ from digits_task import Images, digits, use_one_thread
 from rich.progress import track
 from rich.table import Table
 
-from esper_es import Engine, EsperError, Replay
-from esper_es.domain.envelope import Envelope
-from esper_es.domain.facts import RolledBack
-from esper_es.ledger.chain import verify_chain
-from esper_es.projections.live.describe import describe
+from esper_es import Engine, Envelope, EsperError, Replay, describe, facts
 
 console = wide_console()
 
@@ -57,12 +53,11 @@ class Check:
 
 def stored_checks(engine: Engine, history: tuple[Envelope, ...]) -> list[Check]:
     """Check that log and vault are as they were written."""
-    facts = Check("facts: hashes, and links from each to the next")
-    with engine.log.database.connect() as connection:
-        facts.found(verify_chain(connection), len(history))
+    stored = Check("facts: hashes, and links from each to the next")
+    stored.found(engine.verify_facts(), len(history))
     tensors = Check("stored tensors: digests")
     tensors.found(engine.vault.verify(), len(engine.vault.digests()))
-    return [facts, tensors]
+    return [stored, tensors]
 
 
 def replayed_checks(
@@ -94,7 +89,7 @@ def replayed_checks(
         exact.expect(isinstance(replay, Replay) and replay.exact, f"version {version}: {replay}")
         tensors.expect(lived.fingerprint == rebuilt.fingerprint, f"version {version} differs")
         predictions.expect(lived.logits == rebuilt.logits, f"version {version} predicts otherwise")
-        if isinstance(envelope.fact, RolledBack):
+        if isinstance(envelope.fact, facts.RolledBack):
             target = envelope.fact.to_version
             rollbacks.expect(prints[version] == prints[target], f"version {version} is not version {target}")
     return [structure, exact, tensors, predictions, rollbacks]
