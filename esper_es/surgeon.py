@@ -14,6 +14,7 @@ from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import UsageError
 from esper_es.example_inputs import normalized
 from esper_es.operations import Request, arguments_as_json, perform
+from esper_es.planning.gradmax import Loss
 from esper_es.planning.insertion import plan_add_layer
 from esper_es.planning.new_layers import require_tree
 from esper_es.planning.provenance import traced
@@ -133,6 +134,7 @@ class ModelSurgeon:
         unit: str = "channels",
         dimension: str | int = "out",
         importance: Importance | Callable[..., object] | None = None,
+        loss: Loss | None = None,
         cause: Cause | None = None,
     ) -> SurgeryResult:
         """Widen or narrow a layer (channels, neurons, heads); all that it feeds or is fed by it follows.
@@ -147,10 +149,13 @@ class ModelSurgeon:
                 ``"kaiming"``, ``"xavier"``: incoming weights drawn by that law, outgoing ones zero, norms as they
                 are. ``"zeros"``: incoming zero, outgoing drawn; refused where such units would never learn (behind
                 a ReLU). ``"net2wider"``: copies of old units, outgoing weights shared out (Chen et al. 2016).
+                ``"gradmax"``: between two linear layers, incoming weights of largest gradient, outgoing zero (Evci et
+                al. 2022).
             unit: ``"channels"``, or ``"units"``: what comes and goes as one (heads, key-value groups).
             dimension: ``"out"``, ``"in"``, or the number of a dimension of the layer's weight.
             importance: for narrowing: takes the model and the ``WidthGroup``, returns a number per unit; the L2
                 norm of the producing weights by default.
+            loss: for ``"gradmax"``: takes a copy of the model, runs it on a batch, returns the scalar loss.
             cause: who and why.
 
         Raises:
@@ -170,6 +175,7 @@ class ModelSurgeon:
             importance=importance or l2_importance,  # type: ignore[arg-type]
             unit=unit,
             dimension=dimension,
+            loss=loss,
         )
         return self._perform(model, "modify_layer_width", layer_name, arguments, cause, planner)
 

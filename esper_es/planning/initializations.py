@@ -9,6 +9,7 @@ from attrs import frozen
 
 from esper_es.domain.edits import Edit, SetAttribute
 from esper_es.domain.errors import UsageError
+from esper_es.planning.gradmax import Loss, gradmax
 from esper_es.planning.resizing import Resizing
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_edits import Filled, filled
@@ -16,7 +17,7 @@ from esper_es.planning.width_fills import Filling, Silent, Split, Zeros
 from esper_es.planning.width_streams import Stream
 from esper_es.planning.width_trial import difference, require_alive, tolerance
 
-INITIALIZATIONS = ("function_preserving", "kaiming", "xavier", "zeros", "net2wider")
+INITIALIZATIONS = ("function_preserving", "kaiming", "xavier", "zeros", "net2wider", "gradmax")
 
 
 @frozen(eq=False)
@@ -43,14 +44,21 @@ def check_initialization(name: str) -> None:
 
 
 def initialized(
-    scene: Scene, name: str, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]
+    scene: Scene,
+    name: str,
+    resizings: Sequence[Resizing],
+    attributes: Sequence[SetAttribute],
+    loss: Loss | None = None,
 ) -> Initialized:
     """Fill new entries by an initialization.
 
     Raises:
-        Refused: if new units would never learn.
+        UsageError: if ``gradmax`` is asked for without a loss.
+        Refused: if new units would never learn, or the initialization is not for such layers.
     """
-    return _METHODS[name](scene, resizings, attributes)
+    if name == "gradmax" and any(r.gather.added for r in resizings):
+        return _plain(scene, resizings, gradmax(scene, resizings, loss), "largest gradient, outgoing zero")
+    return _METHODS.get(name, _preserving)(scene, resizings, attributes)
 
 
 def _plain(scene: Scene, resizings: Sequence[Resizing], filling: Filling, method: str) -> Initialized:

@@ -15,6 +15,7 @@ from esper_es.planning.attribute_repair import adapted, coupled
 from esper_es.planning.attribute_search import searched
 from esper_es.planning.capacity import require_room_to_grow
 from esper_es.planning.config_update import config_update
+from esper_es.planning.gradmax import Loss
 from esper_es.planning.initializations import check_initialization, initialized
 from esper_es.planning.observation import ADD_EXAMPLES, observe
 from esper_es.planning.resizing import Resizing, grown, shrunk
@@ -34,6 +35,7 @@ def plan_modify_layer_width(
     importance: Importance = l2_importance,
     unit: str = "channels",
     dimension: str | int = "out",
+    loss: Loss | None = None,
 ) -> Plan:
     """Widen or narrow one dimension of a layer, if no limit forbids it.
 
@@ -45,11 +47,15 @@ def plan_modify_layer_width(
     check_initialization(initialization)
     rules.check_frequency(scene.state)
     scene.require_layer_or_tensor(layer_name)
-    return plan_width(scene, request, initialization, importance)
+    return plan_width(scene, request, initialization, importance, loss)
 
 
 def plan_width(
-    scene: Scene, request: WidthRequest, initialization: str, importance: Importance = l2_importance
+    scene: Scene,
+    request: WidthRequest,
+    initialization: str,
+    importance: Importance = l2_importance,
+    loss: Loss | None = None,
 ) -> Plan:
     """Resolve a width into edits.
 
@@ -68,7 +74,7 @@ def plan_width(
     change = _change(scene, before, group, units, importance)
     proof = width_proof(scene, before, change.resizings)
     attributes = _attributes(scene, proof, change.resizings)
-    done = initialized(scene, initialization, change.resizings, attributes)
+    done = initialized(scene, initialization, change.resizings, attributes, loss)
     method = done.method if units > group.units else ""
     edits = (*done.filled.edits, *attributes)
     config = config_update(scene, change.resizings, edits, done.filled.tensors)
