@@ -10,6 +10,7 @@ from esper_es.domain.errors import ReplayError, UsageError
 from esper_es.domain.facts import RolledBack
 from esper_es.domain.state import ModelState
 from esper_es.fingerprints import fingerprint
+from esper_es.projections.live.blueprints import is_built_in
 from esper_es.projections.live.describe import describe
 from esper_es.rebuilding import Replay, replayed, with_captures_of
 
@@ -74,7 +75,7 @@ def rebuild(source: Reading, name: str | None, version: int | None, *, imported:
     try:
         module, report = replayed(with_captures_of(newest, state), history, source.vault)
     except (ReplayError, UsageError) as error:
-        if imported or state.base.blueprint is None:
+        if imported or state.base.blueprint is None or is_built_in(state.base.blueprint):
             raise
         raise UsageError(
             f"{error}. The command line imports it with --import MODULE, e.g. --import project.models"

@@ -46,9 +46,14 @@ def blueprint(name: str) -> Callable[[Builder], Builder]:
     return register
 
 
+def is_built_in(name: str) -> bool:
+    """Say whether a blueprint needs no code of the user's."""
+    return name in _BUILT_IN
+
+
 def unregister(name: str) -> None:
     """Forget a blueprint; nothing happens if it is unknown or built in."""
-    if name not in _BUILT_IN:
+    if not is_built_in(name):
         _BLUEPRINTS.pop(name, None)
 
 

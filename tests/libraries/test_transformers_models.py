@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from esper_es import Engine, ReplayError, UsageError, blueprint, fingerprint
+from esper_es.cli.program import app
 from esper_es.domain.facts import ModelRegistered
 from esper_es.projections.live.transformers_models import build
 
@@ -79,6 +81,19 @@ def test_a_replay_without_the_library_names_the_extra_that_brings_it(tmp_path: P
     with Engine(f"sqlite:///{log}") as engine:
         engine.attach(gpt(), "gpt", example_inputs={"input_ids": TOKENS})
     assert "pip install 'esper-es[transformers]'" in replayed_elsewhere(log, "without")
+
+
+def test_the_command_line_asks_for_the_library_and_not_for_code_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "runs.db"
+    with Engine(f"sqlite:///{log}") as engine:
+        engine.attach(gpt(), "gpt", example_inputs={"input_ids": TOKENS})
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    answer = CliRunner().invoke(app, ["--db", str(log), "replay"])
+    assert answer.exit_code == 1
+    assert "esper-es[transformers]" in answer.stderr
+    assert "--import" not in answer.stderr
 
 
 def test_the_whole_configuration_is_recorded_so_that_defaults_may_change() -> None:
