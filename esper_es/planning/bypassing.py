@@ -86,16 +86,23 @@ def _is_floating(call: Taken, where: Where) -> bool:
 
 
 def stand_in(
-    observation: Observation, layer: nn.Module, path: str, stream: Stream, bridge: nn.Module | None
+    layer: nn.Module, path: str, reads: Iterable[str], stream: Stream, bridge: nn.Module | None
 ) -> nn.Module:
     """Return the module that takes the place of a layer.
 
     A bridge stands for itself where it is called, and looked at, like a plain layer.
 
+    Args:
+        layer: that goes.
+        path: its path.
+        reads: what the code around it reads from it.
+        stream: what is let through.
+        bridge: what that passes, if anything.
+
     Raises:
         Refused: if the code around the layer reads something of it that nothing else could stand for.
     """
-    read = sorted(observation.reads[path])
+    read = sorted(reads)
     if bridge is not None and stream.alone and all(hasattr(bridge, name.split(".")[0]) for name in read):
         return bridge
     kept = _kept(layer, path, [name for name in read if not hasattr(Bypass, name)])

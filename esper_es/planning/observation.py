@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from esper_es.domain.errors import Refused
 from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.reads import watched_reads
 from esper_es.planning.taken import Given, Taken, given_to, taken_from
+from esper_es.projections.live.fused_paths import step_aside
+from esper_es.projections.live.hosting import STANDING
+from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.rng import preserved_rng
 from esper_es.projections.live.structures import Location, entry_at, leaves, stream_in, tensors_in
 from esper_es.tracing.structure import result_tensors
@@ -57,7 +60,6 @@ class Observation:
         calls: executions, in the order of their beginnings.
         outputs: the model's output tensors.
         taken: calls of the modules asked for, by path.
-        reads: what the code around these modules reads from them, by path; see ``reads``.
         side_readers: by path of such a module, where else than by its stream its results reach another module:
             what is handed on, and the module that takes it.
         activation_bytes: of the outputs of modules without children, in the call that needs most.
@@ -66,7 +68,6 @@ class Observation:
     calls: tuple[Call, ...]
     outputs: tuple[torch.Tensor, ...]
     taken: Mapping[str, tuple[Taken, ...]] = field(factory=dict)
-    reads: Mapping[str, frozenset[str]] = field(factory=dict)
     side_readers: Mapping[str, tuple[Location, str]] = field(factory=dict)
     activation_bytes: int = 0
 
@@ -187,15 +188,14 @@ def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()
         examples: what to run it on.
         take: paths of modules whose calls are kept.
     """
-    parts = dict(module.named_modules())
-    recorder = _Recorder({id(part): path for path, part in parts.items()}, frozenset(take))
+    names = {id(part): path for path, part in module.named_modules()}
+    recorder = _Recorder(names, frozenset(take))
     handles = []
     for part in module.modules():
         handles.append(part.register_forward_pre_hook(recorder.begin, with_kwargs=True, prepend=True))
         handles.append(part.register_forward_hook(recorder.finish, with_kwargs=True))
     try:
-        with ExitStack() as stack:
-            reads = {path: stack.enter_context(watched_reads(parts[path])) for path in recorder.take}
+        with _unpacked():
             outputs = in_eval(module, lambda: _run(module, examples, recorder))
     finally:
         for handle in handles:
@@ -204,16 +204,51 @@ def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()
         calls=tuple(sorted(recorder.calls, key=lambda call: call.start)),
         outputs=tuple(tensor for output in outputs for tensor in result_tensors(output)),
         taken={path: tuple(calls) for path, calls in recorder.taken.items()},
-        reads={path: frozenset(found.names) for path, found in reads.items()},
         side_readers=recorder.side_readers,
         activation_bytes=max(recorder.activation_bytes.values(), default=0),
     )
 
 
-def _run(module: nn.Module, examples: ExampleInputs, recorder: _Recorder) -> list[Any]:
+@contextmanager
+def _unpacked() -> Iterator[None]:
+    """Keep torch's encoders from packing padded sequences into nested tensors, which have no shapes to look at."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def reads_of(module: nn.Module, examples: ExampleInputs, path: str) -> frozenset[str]:
+    """Return what the code around a module will read from what takes its place; see ``reads``.
+
+    That is what it reads from the module where torch's fused paths step aside, as they do before a stand-in, and
+    where they are switched off.
+
+    Args:
+        module: a copy of the live model.
+        examples: what to run it on.
+        path: of the module inside it.
+    """
+    journal = Journal()
+    step_aside(journal, module, path, STANDING)
+    try:
+        with watched_reads(module.get_submodule(path)) as reads:
+            in_eval(module, lambda: _run(module, examples))
+            with _unpacked():
+                in_eval(module, lambda: _run(module, examples))
+    finally:
+        journal.undo()
+    return frozenset(reads.names)
+
+
+def _run(module: nn.Module, examples: ExampleInputs, recorder: _Recorder | None = None) -> list[Any]:
     outputs = []
     with torch.no_grad():
-        for recorder.example, (args, kwargs) in enumerate(examples.fresh()):
+        for number, (args, kwargs) in enumerate(examples.fresh()):
+            if recorder is not None:
+                recorder.example = number
             outputs.append(module(*args, **kwargs))
     return outputs
 

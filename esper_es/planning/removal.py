@@ -16,7 +16,7 @@ from esper_es.domain.surgery_commands import remove_layer
 from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.adapters import adapter, fitted, spatial_dims
 from esper_es.planning.bypassing import Stream, input_of, stand_in, streams_through
-from esper_es.planning.observation import Observation, observe
+from esper_es.planning.observation import Observation, observe, reads_of
 from esper_es.planning.placement import is_sequential
 from esper_es.planning.scene import NewModule, Plan, Scene, new_module
 from esper_es.planning.side_outputs import require_unmissed
@@ -126,23 +126,19 @@ def _direct_edits(scene: Scene, observation: Observation, path: str, stream: Str
     is_a_place = architecture.acting_on(path) or scene.seeds_on(path)
     if running and not is_a_place:
         return (*(Disconnect(c.id) for c in running), RemoveModule(path))
-    if _is_only_run_in_order(scene, observation, path) and not is_a_place:
+    reads = reads_of(scene.shadow, scene.examples, path)
+    if not reads and not is_a_place and _is_only_run_in_order(scene, observation, path):
         return (RemoveModule(path),)
-    bypass = stand_in(observation, scene.require_layer(path), path, stream, None)
+    bypass = stand_in(scene.require_layer(path), path, reads, stream, None)
     require_unmissed(scene, observation, path, bypass)
     return (ReplaceModule(path, fragment_of(bypass), Initial()),)
 
 
 def _is_only_run_in_order(scene: Scene, observation: Observation, path: str) -> bool:
-    """Say whether a layer is one of several in a sequence that runs them itself, and nobody else looks at it."""
+    """Say whether a layer is one of several in a sequence that runs them itself."""
     parent_path, _ = split_path(path)
     parent = module_at(scene.live.module, parent_path)
-    return (
-        is_sequential(parent)
-        and len(parent._modules) > 1
-        and observation.runs_inside(path, parent_path)
-        and not observation.reads[path]
-    )
+    return is_sequential(parent) and len(parent._modules) > 1 and observation.runs_inside(path, parent_path)
 
 
 def _bridge(
@@ -151,7 +147,8 @@ def _bridge(
     first = observations[0]
     seed = scene.seed(path)
     stream, layer = _adapter(first, path, streams, seed)
-    standing = stand_in(first, scene.require_layer(path), path, stream, layer)
+    reads = reads_of(scene.shadow, scene.examples, path)
+    standing = stand_in(scene.require_layer(path), path, reads, stream, layer)
     require_unmissed(scene, first, path, standing)
     if strategy == "learned":
         pairs = [pair for observation in observations for pair in _pairs(observation, path, stream)]

@@ -55,9 +55,12 @@ def _disorders(model: nn.Module, trial: Trial, connections: Iterable[Connection]
 def _never_run(model: nn.Module, trial: Trial) -> list[str]:
     """Return errors for new modules around which the model goes when nobody watches, as fused paths do."""
     awaited = [path for path in trial.executes if not _incubates(model, path)]
-    if not awaited:
+    if not awaited and not any(isinstance(part, nn.TransformerEncoderLayer) for part in model.modules()):
         return []
-    executed = executed_unwatched(model, trial.examples)
+    try:
+        executed = executed_unwatched(model, trial.examples)
+    except (RuntimeError, AttributeError, TypeError, ValueError, LookupError) as error:
+        return [f"the model does not run when nobody watches: {type(error).__name__}: {error}"]
     return [
         f"new module {path!r} is never executed; the model's forward goes around it"
         for path in awaited

@@ -25,14 +25,15 @@ from esper_es.domain.edits import (
 )
 from esper_es.projections.live import optimizer_state
 from esper_es.projections.live.attributes import set_attribute
+from esper_es.projections.live.fused_paths import step_aside
 from esper_es.projections.live.gather import gathered
-from esper_es.projections.live.hosting import STANDING, heard, stages_of
+from esper_es.projections.live.hosting import STANDING, stages_of
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Material
 from esper_es.projections.live.modules import SeedSlot
 from esper_es.projections.live.names import module_at, parent_of, tensor_at
-from esper_es.projections.live.wiring import may_be_fused, rehost, relink, without
+from esper_es.projections.live.wiring import rehost, relink, without
 
 
 @frozen(eq=False)
@@ -121,8 +122,7 @@ def _replace(site: Site, edit: ReplaceModule) -> None:
         holder._modules[local] = module_at(old, edit.keep)
     connections = [stage.connection for stage in stages_of(old)]
     site.journal.replace_child(parent, name, new)
-    if may_be_fused(site.live.module, edit.path):
-        site.journal.set_item(new._forward_hooks, STANDING, heard)
+    step_aside(site.journal, site.live.module, edit.path, STANDING)
     _join_optimizer(site, new, old)
     _leave_optimizer(site, old.parameters())
     for connection in connections:

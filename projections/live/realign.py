@@ -15,7 +15,8 @@ from torch import nn
 from esper_es.domain.errors import ReplayError
 from esper_es.projections.live.attributes import align_attributes
 from esper_es.projections.live.describe import connections_of, describe
-from esper_es.projections.live.hosting import original_class
+from esper_es.projections.live.fused_paths import step_aside, step_back
+from esper_es.projections.live.hosting import STANDING, original_class
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.kinds import kind_of
 from esper_es.projections.live.names import named_tensors, parent_of, tensor_at
@@ -49,6 +50,10 @@ def realign(live: nn.Module, target: nn.Module, journal: Journal) -> None:
     for connection in wanted:
         for path in dict.fromkeys((connection.source, connection.target)):
             rehost(journal, live, path, connection)
+    for path, module in live.named_modules():
+        if STANDING in module._forward_hooks:
+            step_aside(journal, live, path, STANDING)
+    step_back(journal, live)
 
 
 @frozen(eq=False)

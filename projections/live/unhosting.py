@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Tracer
 from esper_es.domain.architecture import Connection, join_path, split_path
 from esper_es.projections.live.bus import Bus
 from esper_es.projections.live.describe import connections_of
+from esper_es.projections.live.fused_paths import may_be_fused
 from esper_es.projections.live.hosting import (
     After,
     Stage,
@@ -23,7 +24,7 @@ from esper_es.projections.live.modules import Bypass
 from esper_es.projections.live.names import module_at
 from esper_es.projections.live.structures import on_stream
 from esper_es.projections.live.twins import handing_over, standing_by, twin_of
-from esper_es.projections.live.wiring import may_be_fused, relink
+from esper_es.projections.live.wiring import relink
 
 
 class RunsStage:

@@ -6,6 +6,7 @@ from torch import nn
 
 from esper_es.domain.architecture import Connection
 from esper_es.projections.live.bus import Bus
+from esper_es.projections.live.fused_paths import step_aside, step_back
 from esper_es.projections.live.hosting import (
     HEARD,
     After,
@@ -13,7 +14,6 @@ from esper_es.projections.live.hosting import (
     Stage,
     Tap,
     bus_of,
-    heard,
     hosted_class,
     original_class,
     stages_of,
@@ -28,15 +28,7 @@ def rehost(journal: Journal, root: nn.Module, path: str, connection: Connection)
     stage = _stage(journal, root, path, connection)
     stages = sorted((*stages_of(module), stage), key=lambda s: s.connection.order)
     _set_stages(journal, module, tuple(stages))
-    if may_be_fused(root, path):
-        journal.set_item(module._forward_hooks, HEARD, heard)
-
-
-def may_be_fused(root: nn.Module, path: str) -> bool:
-    """Say whether a module lies in an encoder layer, which in evaluation reads weights and calls no module."""
-    parts = path.split(".") if path else []
-    holders = (module_at(root, ".".join(parts[:depth])) for depth in range(len(parts)))
-    return any(isinstance(holder, nn.TransformerEncoderLayer) for holder in holders)
+    step_aside(journal, root, path, HEARD)
 
 
 def relink(journal: Journal, root: nn.Module, path: str) -> None:
@@ -69,6 +61,7 @@ def without(journal: Journal, root: nn.Module, connection_id: str) -> None:
             _set_stages(journal, module, left)
     if not any(isinstance(stage, Tap) for module in root.modules() for stage in stages_of(module)):
         _drop_bus(journal, root)
+    step_back(journal, root)
 
 
 def _stage(journal: Journal, root: nn.Module, path: str, connection: Connection) -> Stage:

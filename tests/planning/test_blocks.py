@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from blocks import MODELS, WIDTH, Blocks, attached_blocks, every_part, model_named, outputs, train_blocks
-from torch import Tensor
+from torch import Tensor, nn
 
-from esper_es import Engine, Run, SurgeryResult, fingerprint
+from esper_es import Engine, Run, SurgeryResult, blueprint, fingerprint
 
 EVERY_PART = list(every_part())
 ONE_PART = [pytest.param(model, model.parts[1], id=model.name) for model in MODELS]
@@ -133,3 +134,55 @@ def test_a_history_of_block_surgeries_replays_exactly_in_another_process(url: st
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tests, timeout=120
     )
     assert found.stdout.strip() == expected
+
+
+class Padded(nn.Module):
+    """Around torch's encoder, which in evaluation packs what is padded into nested tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, 4, 48, dropout=0.0, batch_first=True)
+        self.encode = nn.TransformerEncoder(layer, 3)
+        self.leave = nn.Linear(WIDTH, 5)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        scores: Tensor = self.leave(self.encode(x, src_key_padding_mask=padding))
+        return scores
+
+
+blueprint("tests/padded")(Padded)
+SPEC = {"type": "linear", "in_features": WIDTH, "out_features": WIDTH}
+PADDED: dict[str, Callable[[Run], SurgeryResult]] = {
+    "insertion": lambda run: run.surgeon.add_layer(
+        after_layer="encode.layers.1.norm1", new_layer=SPEC, layer_name="fresh", connection_type="residual"
+    ),
+    "insertion behind a layer": lambda run: run.surgeon.add_layer(
+        after_layer="encode.layers.1", new_layer=SPEC, layer_name="fresh"
+    ),
+    "skip": lambda run: run.surgeon.add_skip_connection(
+        from_layer="encode.layers.0", to_layer="encode.layers.2", connection_type="concat"
+    ),
+    "removal of the first layer": lambda run: run.surgeon.remove_layer(layer_name="encode.layers.0"),
+    "removal of attention": lambda run: run.surgeon.remove_layer(layer_name="encode.layers.1.self_attn"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("what", PADDED)
+def test_an_encoder_that_packs_padded_sequences_runs_in_evaluation_after(what: str, engine: Engine) -> None:
+    model, x = Padded(), torch.randn(4, 7, WIDTH)
+    padding = torch.arange(7)[None, :] >= torch.tensor([[4], [7], [6], [7]])
+    run = engine.attach(model, name="model", example_inputs=(x, padding), blueprint="tests/padded")
+    with torch.no_grad():
+        before = model.eval()(x, padding)[~padding]
+    result = PADDED[what](run)
+    assert result.success, result.error
+    with torch.no_grad():
+        after = model.eval()(x, padding)[~padding]
+    if "removal" not in what:
+        torch.testing.assert_close(after, before)
+    assert result.undo_version is not None
+    run.rollback(result.undo_version)
+    assert model.encode.use_nested_tensor
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x, padding)[~padding], before)
