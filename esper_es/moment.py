@@ -144,14 +144,17 @@ class Boundary:
 
     def _awaits_backward(self, module: nn.Module) -> bool:
         """Say whether a graph made since the boundary would write gradients into the module."""
-        since = self._sequence if self._thread == threading.get_ident() else -1
-        if since == _newest_node():
-            return False
-        with torch.inference_mode(mode=False):
-            leaves = set(_living_accumulators(p for p in module.parameters() if p.requires_grad))
-        return bool(leaves) and any(
-            _reaches(tensor.grad_fn, leaves, since) for tensor in _tensors_with_graphs()
-        )
+        same_thread = self._thread == threading.get_ident()
+        since = self._sequence if same_thread else -1
+        newest = _newest_node()
+        if not (same_thread and newest == since + 1):
+            with torch.inference_mode(mode=False):
+                leaves = set(_living_accumulators(p for p in module.parameters() if p.requires_grad))
+            if leaves and any(_reaches(tensor.grad_fn, leaves, since) for tensor in _tensors_with_graphs()):
+                return True
+        if same_thread:
+            self._sequence = newest
+        return False
 
 
 def _trained(live: Live) -> Iterator[torch.Tensor]:
@@ -164,7 +167,7 @@ def _trained(live: Live) -> Iterator[torch.Tensor]:
 
 
 def _newest_node() -> int:
-    """Return the sequence number of this thread's newest node; a probe that makes none takes the next one."""
+    """Make a graph node and return its number: one more than that of this thread's last one."""
     with torch.inference_mode(mode=False), torch.enable_grad():
         node: Any = torch.empty(0, requires_grad=True).view(0).grad_fn
     number: int = node._sequence_nr()

@@ -93,6 +93,25 @@ def test_a_loss_from_before_the_last_step_may_be_held_while_other_graphs_are_mad
     assert loss.requires_grad
 
 
+def test_memory_is_not_searched_for_graphs_when_none_was_made_since_the_step(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = gradients(run.model, NESTED_MLP.batch())
+    optimizer_of(run).step()
+    monkeypatch.setattr("gc.get_objects", lambda: pytest.fail("searched"))
+    assert run.surgeon.add_layer(after_layer="0", new_layer=nn.ReLU(), layer_name="new").success
+    assert run.surgeon.add_layer(after_layer="1", new_layer=nn.ReLU(), layer_name="newer").success
+    assert loss.requires_grad
+
+
+def test_a_graph_made_after_a_check_is_seen_by_the_next(run: Run) -> None:
+    assert widened(run).success
+    held = run.model(NESTED_MLP.batch())
+    assert widened(run, 14).check == "moment"
+    assert widened(run, 14).check == "moment"
+    assert held.requires_grad
+
+
 def test_a_surgery_in_the_middle_of_gradient_accumulation_is_refused(run: Run) -> None:
     optimizer_of(run).zero_grad()
     gradients(run.model, NESTED_MLP.batch())
