@@ -52,7 +52,7 @@ def _table(subject: Subject, rounds: int) -> Table:
             return Table(title, [], rounds=rounds, skipped=[reason])
         bare = _bare(engine, run, max(rounds, 7), first.undo_version)
         growth = _surgeries(run, subject, subject.wide, rounds)
-        shrinking = _surgeries(run, subject, subject.narrow, rounds)
+        shrinking = [_operated(run, subject, subject.narrow) for _ in range(rounds)]
         copying = milliseconds(lambda: copy.deepcopy(model), rounds)
     rows = [*bare, Row("copy.deepcopy(model)", copying), *_growth_rows(subject, growth, copying)]
     narrowing, skipped = _narrowing_rows(subject, shrinking, rounds)
@@ -113,50 +113,54 @@ def _fills(run: Run, edits: Sequence[Edit]) -> dict[str, torch.Tensor]:
 
 
 @frozen
+class Operated:
+    """A surgery and its rollback."""
+
+    result: SurgeryResult
+    rollback: SurgeryResult
+
+
+@frozen
 class Surgeries:
-    """Results of one surgery done over and over, and of taking it back.
+    """One surgery done over and over: with nothing known of the structure, and with the trace of the last one."""
 
-    Attributes:
-        fresh: with nothing known of the structure.
-        known: with the trace of the last surgery.
-        rollbacks: of the latter.
-    """
-
-    fresh: list[SurgeryResult]
-    known: list[SurgeryResult]
-    rollbacks: list[SurgeryResult]
-
-    def median(self, results: Sequence[SurgeryResult], phases: Sequence[str]) -> float:
-        """Return the median of the time of some phases together."""
-        return statistics.median(sum(r.timings_ms[phase] for phase in phases) for r in results)
+    fresh: list[Operated]
+    known: list[Operated]
 
 
 def _surgeries(run: Run, subject: Subject, width: int, rounds: int) -> Surgeries:
-    done = Surgeries([], [], [])
+    done = Surgeries([], [])
     for _ in range(rounds):
         run.session.memory.forget()
-        for results in (done.fresh, done.known):
-            gc.collect()
-            result = run.surgeon.modify_layer_width(layer_name=subject.layer, new_width=width)
-            if result.undo_version is None:
-                raise RuntimeError(f"{subject.title}: {result.error}")
-            results.append(result)
-            back = run.rollback(result.undo_version)
-        done.rollbacks.append(back)
+        done.fresh.append(_operated(run, subject, width))
+        done.known.append(_operated(run, subject, width))
     return done
+
+
+def _operated(run: Run, subject: Subject, width: int) -> Operated:
+    gc.collect()
+    result = run.surgeon.modify_layer_width(layer_name=subject.layer, new_width=width)
+    if result.undo_version is None:
+        raise RuntimeError(f"{subject.title}: {result.error}")
+    return Operated(result, run.rollback(result.undo_version))
+
+
+def _median(done: Sequence[Operated], phases: Sequence[str]) -> float:
+    """Return the median of the time of some phases together."""
+    return statistics.median(sum(each.result.timings_ms[phase] for phase in phases) for each in done)
 
 
 def _growth_rows(subject: Subject, growth: Surgeries, copying: float) -> list[Row]:
     known = growth.known
-    total = growth.median(known, ("total",))
-    capture = growth.median(known, ("capture",))
-    tried = growth.median(known, TRIED)
+    total = _median(known, ("total",))
+    capture = _median(known, ("capture",))
+    tried = _median(known, TRIED)
     goal = "" if subject.goal is None else f"goal: {subject.goal:.0f} ms"
-    rows = [Row(phase, growth.median(known, (phase,))) for phase in ("plan", "validate", "prove")]
+    rows = [Row(phase, _median(known, (phase,))) for phase in ("plan", "validate", "prove")]
     rows.append(Row("plan + prove + apply", tried, "ms", "deepcopy", tried / copying, goal))
-    checked = growth.median(known, ALL)
+    checked = _median(known, ALL)
     rows.append(Row("plan + validate + prove + apply", checked, "ms", "deepcopy", checked / copying))
-    fresh = growth.median(growth.fresh, ALL)
+    fresh = _median(growth.fresh, ALL)
     note = "the structure was never traced before"
     rows.append(Row("the same, the first time", fresh, "ms", "deepcopy", fresh / copying, note))
     rows.append(
@@ -169,15 +173,17 @@ def _growth_rows(subject: Subject, growth: Surgeries, copying: float) -> list[Ro
             f"{capture / total:.0%} of all; by policy",
         )
     )
-    rows.append(Row("commit", growth.median(known, ("commit",))))
+    rows.append(Row("commit", _median(known, ("commit",))))
     rows.append(Row("all of it", total, "ms", "deepcopy", total / copying))
-    back = statistics.median(r.timings_ms["total"] for r in growth.rollbacks)
+    back = statistics.median(each.rollback.timings_ms["total"] for each in known)
     rows.append(Row("rollback", back, "ms", "deepcopy", back / copying, "reads and verifies every byte"))
     return rows
 
 
-def _narrowing_rows(subject: Subject, shrinking: Surgeries, rounds: int) -> tuple[list[Row], list[str]]:
-    ours = shrinking.median(shrinking.known, ALL)
+def _narrowing_rows(
+    subject: Subject, shrinking: Sequence[Operated], rounds: int
+) -> tuple[list[Row], list[str]]:
+    ours = _median(shrinking, ALL)
     rows = [Row(f"narrower ({subject.narrow}): plan + validate + prove + apply", ours)]
     lacking = peers.missing(peers.TORCH_PRUNING)
     if lacking is not None:
@@ -193,20 +199,17 @@ def _narrowing_rows(subject: Subject, shrinking: Surgeries, rounds: int) -> tupl
 
 
 def _pruning(subject: Subject, rounds: int) -> float:
+    """Return the time of Torch-Pruning's graph and pruning, each time on a new copy."""
     whole = subject.build()
-    copies = [copy.deepcopy(whole) for _ in range(rounds + 1)]
-    tensor = whole.get_submodule(subject.layer).get_parameter("weight")
-    count = (
-        max(tensor.shape) - subject.narrow
-        if tensor.shape[0] < subject.narrow
-        else tensor.shape[0] - subject.narrow
-    )
+    count = max(1, whole.get_submodule(subject.layer).get_parameter("weight").shape[0] - subject.narrow)
+    copies: list[nn.Module] = []
 
     def prune_one() -> None:
         model = copies.pop()
         peers.prune(peers.dependency_graph(subject, model), model.get_submodule(subject.layer), count)
 
-    return milliseconds(prune_one, rounds)
+    times = interleaved([prune_one], rounds, before=lambda: copies.append(copy.deepcopy(whole)))
+    return statistics.median(times[0])
 
 
 def _against_gromo(rounds: int, skipped: Sequence[str]) -> list[Table]:
@@ -219,7 +222,7 @@ def _against_gromo(rounds: int, skipped: Sequence[str]) -> list[Table]:
         run = engine.attach(model, "bench", (torch.randn(4, 64),), optimizer)
         subject = Subject(title, lambda: model, (torch.randn(4, 64),), "2", 640, 384)
         growth = _surgeries(run, subject, 640, 3 * rounds)
-    ours, bare = growth.median(growth.known, ALL), growth.median(growth.known, ("apply",))
+    ours, bare = _median(growth.known, ALL), _median(growth.known, ("apply",))
     rows = [
         Row("plan + validate + prove + apply", ours),
         Row("apply", bare),
