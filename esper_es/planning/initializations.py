@@ -90,10 +90,17 @@ def _under_norms(filling: Filling, elsewhere: Filling, resizing: Resizing) -> Fi
     return filling if resizing.group.reduced_by else elsewhere
 
 
+def _only_norms(resizings: Sequence[Resizing]) -> bool:
+    """Say whether all that mixes the channels are norms with weights, behind which new channels are zero."""
+    mixing = {reduction.module for r in resizings for reduction in r.group.reduced_by}
+    return mixing <= {r.member.module for r in resizings if r.member.role == "affine"}
+
+
 def _candidates(scene: Scene, resizings: Sequence[Resizing]) -> Iterator[tuple[str, Filling]]:
     root = scene.live.module
-    yield "mean of the stream, norms rescaled", Stream(root, mean=True, readers_drawn=True)
-    yield "zeros in the stream, norms rescaled", Stream(root, mean=False, readers_drawn=True)
+    if _only_norms(resizings):
+        yield "mean of the stream, norms rescaled", Stream(root, mean=True, readers_drawn=True)
+        yield "zeros in the stream, norms rescaled", Stream(root, mean=False, readers_drawn=True)
     yield "mean of the stream, norms rescaled, outgoing zero", Stream(root, mean=True, readers_drawn=False)
     yield "zeros in the stream, norms rescaled, outgoing zero", Stream(root, mean=False, readers_drawn=False)
     group = next(r.group for r in resizings if r.group.reduced_by)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from esper_es.domain.edits import Edit
 from esper_es.domain.errors import Refused
 from esper_es.effects import output_difference
+from esper_es.example_inputs import ExampleCall, ExampleInputs
 from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing
 from esper_es.planning.scene import Scene
@@ -39,17 +40,53 @@ def tried(
 
 
 def difference(scene: Scene, edits: Iterable[Edit], tensors: Mapping[str, torch.Tensor]) -> float:
-    """Return the relative change of the model's outputs under edits; infinite where it does not run."""
-    before = (scene.observation or scene.observe()).outputs
+    """Return the relative change of the model's outputs under edits; infinite where it does not run.
 
+    It is the largest of two: on the example inputs, and on their negatives, as a rectifier may hide on the one what
+    it shows on the other.
+    """
+    edits = tuple(edits)
+    before = (scene.observation or scene.observe()).outputs
+    changed = _difference(scene, edits, tensors, scene.examples, before)
+    if changed > tolerance(scene):
+        return changed
+    negative = _negated(scene.examples)
+    try:
+        mirrored = observe(scene.shadow, negative).outputs
+    except (RuntimeError, ValueError, TypeError, LookupError):
+        return changed
+    return max(changed, _difference(scene, edits, tensors, negative, mirrored))
+
+
+def _difference(
+    scene: Scene,
+    edits: Iterable[Edit],
+    tensors: Mapping[str, torch.Tensor],
+    examples: ExampleInputs,
+    before: Sequence[torch.Tensor],
+) -> float:
     def look() -> float:
-        found = output_difference(before, observe(scene.shadow, scene.examples).outputs)
+        found = output_difference(before, observe(scene.shadow, examples).outputs)
         return float("inf") if found is None else found
 
     try:
         return tried(scene.shadow, edits, tensors, look)
     except (RuntimeError, ValueError, TypeError, LookupError):
         return float("inf")
+
+
+def _negated(examples: ExampleInputs) -> ExampleInputs:
+    """The same inputs with the floating ones negated; tokens and masks stay."""
+
+    def mirrored(value: Any) -> Any:
+        return -value if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    return ExampleInputs(
+        tuple(
+            ExampleCall(tuple(map(mirrored, args)), {key: mirrored(value) for key, value in kwargs.items()})
+            for args, kwargs in examples.fresh()
+        )
+    )
 
 
 def tolerance(scene: Scene) -> float:

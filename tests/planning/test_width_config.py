@@ -66,7 +66,7 @@ def test_a_model_built_from_the_updated_configuration_is_the_model(
     assert details["config"] | values == details["config"]
     twin: Any = type(run.model)(run.model.config)
     twin.load_state_dict(run.model.state_dict())
-    _, inputs = run.session.examples.fresh()
+    _, inputs = next(run.session.examples.fresh())
     with torch.no_grad():
         assert torch.equal(twin.eval()(**inputs).logits, run.model.eval()(**inputs).logits)
 

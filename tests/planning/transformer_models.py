@@ -138,7 +138,7 @@ def trained(run: Run, steps: int = 2) -> None:
     assert optimizer is not None
     for _ in range(steps):
         optimizer.zero_grad()
-        _, inputs = run.session.examples.fresh()
+        _, inputs = next(run.session.examples.fresh())
         outputs = [t for t in result_tensors(run.model(**inputs)) if t.is_floating_point()]
         torch.autograd.backward(torch.stack([t.square().mean() for t in outputs]).sum())
         optimizer.step()
