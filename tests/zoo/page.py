@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-
-import timm
-import torch
-import transformers
+from importlib.metadata import version
 
 from .report import Visit
 
@@ -24,8 +21,8 @@ def page(visits: Sequence[Visit]) -> str:
     wrong = [f"* {visit.species}: {problem}" for visit in visits for problem in visit.wrong]
     return f"""# The zoo
 
-Written by `make zoo`, with torch {torch.__version__}, transformers {transformers.__version__} and
-timm {timm.__version__}.
+Written by `make zoo`, with torch {version("torch")}, transformers {version("transformers")} and
+timm {version("timm")}.
 
 Every model is built from a configuration, tiny, with random weights; every group of channels that nothing pins is
 widened and narrowed by one unit (a channel, a head, a group of query heads, a gate unit); one layer is inserted, one
@@ -37,9 +34,13 @@ after the first width and after every change of depth.
 
 {rows}
 
+In all {_in_all(visits, "grow")} widened, {_in_all(visits, "shrink")} narrowed.
+
 Outputs are compared in single precision, relative to the largest; sums in another order may move them by 2e-6. Where
 a norm runs over the channels that grew, its scale and its epsilon are set so that the outputs stay as well as they
-can: that is the column "under norms". After narrowing such a group nothing says what the outputs should be.
+can: that is the column "under norms". They can't stay where the norm's own output enters the stream that it is to
+see unchanged (BERT, the stems of ConvNeXt and Swin), or where each channel passes a nonlinearity by itself (the token
+mixing of Mixer). After narrowing such a group nothing says what the outputs should be.
 
 ## What was wrong
 
@@ -55,6 +56,11 @@ can: that is the column "under norms". After narrowing such a group nothing says
 """
 
 
+def _in_all(visits: Sequence[Visit], surgery: str) -> str:
+    tried = [outcome for visit in visits for outcome in visit.of(surgery)]
+    return f"{sum(not outcome.refused for outcome in tried)} of {len(tried)} groups were"
+
+
 def _row(visit: Visit) -> str:
     exact = sum(moved == 0 for moved in visit.moved)
     cells = (
@@ -63,7 +69,7 @@ def _row(visit: Visit) -> str:
         str(len(visit.of("grow"))),
         str(len(visit.pins)),
         *(visit.done(kind) for kind in ("grow", "shrink", "insert", "remove", "skip")),
-        f"{max(visit.moved, default=0.0):.0e}",
+        f"{max(visit.moved, default=0.0):.0e}".replace("0e+00", "0"),
         f"{exact}/{len(visit.moved)}",
         f"{max(visit.moved_under_norms):.0e}" if visit.moved_under_norms else "-",
         f"{visit.replays - len(visit.differing)}/{visit.replays}",

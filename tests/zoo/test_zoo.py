@@ -40,6 +40,12 @@ def test_the_names_are_those_of_the_catalog() -> None:
     assert tuple(ZOO) == NAMES
 
 
+def test_the_page_tells_of_every_model_and_of_nothing_wrong() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text()
+    assert [name for name in NAMES if f"\n| {name} |" not in text] == []
+    assert "## What was wrong\n\nNothing.\n" in text
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_surgery_is_right_or_refused(name: str, tmp_path: Path, another_process: Executor) -> None:
     from .catalog import ZOO
