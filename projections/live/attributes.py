@@ -65,6 +65,11 @@ def align_attributes(live: nn.Module, target: nn.Module, journal: Journal) -> No
         _track(journal, live, names)
 
 
+def forget_attributes(module: nn.Module) -> None:
+    """Take the names of tracked attributes off a copy that no log follows."""
+    module.__dict__.pop(_TRACKED, None)
+
+
 def _track(journal: Journal, module: nn.Module, names: tuple[str, ...]) -> None:
     if names:
         journal.set_item(module.__dict__, _TRACKED, names)
