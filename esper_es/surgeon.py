@@ -74,7 +74,8 @@ class ModelSurgeon:
             new_layer: a module composed of registered layer kinds (it is copied), or a spec such as
                 ``{"type": "linear", "in_features": 8, "out_features": 8}``.
             layer_name: name of the new layer, beside ``after_layer``.
-            connection_type: ``"sequential"`` or ``"residual"``.
+            connection_type: ``"sequential"`` or ``"residual"``, which starts by adding nothing: a spec with its last
+                affine layer at zero, a module behind a gate at zero.
             cause: who and why.
 
         Raises:

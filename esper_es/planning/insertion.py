@@ -21,7 +21,7 @@ from esper_es.planning.observation import Observation, in_eval
 from esper_es.planning.placement import place_after, placing_edits
 from esper_es.planning.scene import NewModule, Plan, Scene, new_module
 from esper_es.projections.live.build import fragment_of, from_spec, wrapped
-from esper_es.projections.live.modules import Residual
+from esper_es.projections.live.modules import GatedResidual, Residual
 from esper_es.projections.live.names import named_tensors
 
 CONNECTION_TYPES = ("sequential", "residual")
@@ -38,7 +38,8 @@ def plan_add_layer(
     """Insert a layer behind another.
 
     A layer given as a spec starts function-preserving where it can: as an identity (``sequential``, Net2Net,
-    Chen et al. 2016), or with its last affine layer at zero (``residual``). A module keeps its own bytes.
+    Chen et al. 2016), or with its last affine layer at zero (``residual``). A module keeps its own bytes; as a
+    residual branch it comes in behind a gate that starts at zero (ReZero, Bachlechner et al. 2021).
 
     Raises:
         UsageError: for an unknown connection type, name or spec.
@@ -55,7 +56,7 @@ def plan_add_layer(
     dtype = observation.require_executed(after_layer)[0].dtype
     layer, kind = _new_layer(scene, new_layer, connection_type, place.path, dtype)
     _check_fits(layer, observation, after_layer, connection_type)
-    added = _described(scene, layer, isinstance(new_layer, nn.Module), connection_type, place.path)
+    added = _described(scene, layer, isinstance(new_layer, nn.Module), connection_type, place.path, dtype)
     return Plan(
         edits=placing_edits(scene, place, added, after_layer),
         tensors=added.tensors,
@@ -124,10 +125,15 @@ def _of_other_dtype(layer: nn.Module, taken: torch.Tensor) -> str:
     return f". Hand it over as new_layer.to({taken.dtype})" if dtypes else ""
 
 
-def _described(scene: Scene, layer: nn.Module, given: bool, connection_type: str, path: str) -> NewModule:
+def _described(
+    scene: Scene, layer: nn.Module, given: bool, connection_type: str, path: str, dtype: torch.dtype
+) -> NewModule:
     fills = {} if given else _preserving_fills(layer, connection_type)
     if connection_type == "sequential":
         return new_module(layer, fragment_of(layer), scene.seed(path), fills, given)
+    if given:
+        gated = GatedResidual(layer, dtype)
+        return new_module(gated, fragment_of(gated), scene.seed(path), {}, given)
     fragment = wrapped("residual", {}, "body", fragment_of(layer))
     inside = {f"body.{name}": fill for name, fill in fills.items()}
     return new_module(Residual(layer), fragment, scene.seed(path), inside, given)

@@ -32,6 +32,25 @@ class Residual(nn.Module):
         return result
 
 
+class GatedResidual(nn.Module):
+    """``x + gate * body(x)`` with a learnt number ``gate`` that starts at zero (ReZero, Bachlechner et al. 2021).
+
+    So a body with weights of its own joins without changing the function; ``body`` keeps the shape of ``x``.
+    """
+
+    body: nn.Module
+
+    def __init__(self, body: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        if body is not None:
+            self.body = body
+        self.gate = nn.Parameter(torch.zeros((), dtype=dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = x + self.gate * self.body(x)
+        return result
+
+
 class Bypass(nn.Module):
     """Lets one argument of a removed layer through, in the structure that the layer returned.
 
@@ -148,6 +167,7 @@ class SeedSlot(nn.Module):
 
 
 layer_kind("residual", Residual)
+layer_kind("gated_residual", GatedResidual)
 layer_kind("noop", NoOp)
 layer_kind("fusion", Fusion, "both", "channels", "taken_channels")
 

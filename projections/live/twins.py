@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 
 from esper_es.domain.canonical import Json
-from esper_es.projections.live.modules import Bypass, NoOp, Residual, SeedSlot
+from esper_es.projections.live.modules import Bypass, GatedResidual, NoOp, Residual, SeedSlot
 from esper_es.projections.live.results import filled
 
 _SELF_CONTAINED = ("value", "tuple", "list", "dict")
@@ -35,6 +35,14 @@ def _residual(module: Residual) -> nn.Module:
     x = graph.placeholder("x")
     graph.output(graph.call_function(operator.add, (x, graph.call_module("body", (x,)))))
     return GraphModule({"body": module.body}, graph, "Residual")
+
+
+def _gated_residual(module: GatedResidual) -> nn.Module:
+    graph = Graph()
+    x = graph.placeholder("x")
+    share = graph.call_function(operator.mul, (graph.get_attr("gate"), graph.call_module("body", (x,))))
+    graph.output(graph.call_function(operator.add, (x, share)))
+    return GraphModule({"gate": module.gate, "body": module.body}, graph, "GatedResidual")
 
 
 def _noop(module: NoOp) -> nn.Module:
@@ -98,6 +106,7 @@ def standing_by() -> GraphModule:
 
 _TWINS: dict[type[nn.Module], Callable[[Any], nn.Module | None]] = {
     Residual: _residual,
+    GatedResidual: _gated_residual,
     NoOp: _noop,
     SeedSlot: _slot,
     Bypass: _bypass,

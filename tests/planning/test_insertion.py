@@ -73,6 +73,24 @@ def test_the_new_layer_is_run(
     assert not torch.equal(run.model.eval()(x), before)
 
 
+def test_a_module_with_weights_of_its_own_joins_as_a_residual_that_adds_nothing_and_learns(
+    engine: Engine,
+) -> None:
+    run = attached(engine, NESTED_MLP, adam)
+    x = NESTED_MLP.batch()
+    before = run.model.eval()(x)
+    given = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+    result = run.surgeon.add_layer(
+        after_layer="0", new_layer=given, layer_name="new", connection_type="residual"
+    )
+    assert result.success
+    assert torch.equal(run.model.eval()(x), before)
+    train_run(run, NESTED_MLP)
+    train_run(run, NESTED_MLP)
+    assert run.model.get_parameter("new.gate").item() != 0.0
+    assert not torch.equal(run.model.get_parameter("new.body.0.weight"), given[0].weight)
+
+
 def test_a_module_keeps_its_own_bytes(engine: Engine) -> None:
     run = attached(engine, NESTED_MLP)
     given = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
