@@ -113,8 +113,8 @@ def _layer_removed(fact: LayerRemoved) -> str:
 
 def _width_modified(fact: LayerWidthModified) -> str:
     verb = "widened" if fact.new_width > fact.old_width else "narrowed"
-    what = f"{verb} {fact.layer_name} from {fact.old_width} to {fact.new_width} ({fact.initialization})"
-    return f"{what}: {_growth(fact.effects)}"
+    what = f"{verb} {fact.layer_name} from {fact.old_width} to {fact.new_width}"
+    return f"{what}: {_growth(fact.effects)}, {fact.initialization}"
 
 
 def _skip_added(fact: SkipConnectionAdded) -> str:

@@ -45,7 +45,7 @@ def test_a_fact_on_one_line_takes_one_line(directory: Path, esper: Program) -> N
     lines = esper("log", "--oneline").out.splitlines()
     assert (
         lines[WIDENING - 1]
-        == " 6 surgery.layer_width_modified widened 0 from 8 to 12 (kaiming): +32 parameters"
+        == " 6 surgery.layer_width_modified widened 0 from 8 to 12: +32 parameters, functio…"
     )
     assert len(lines) == ROLLBACK
 

@@ -128,7 +128,7 @@ SUMMARIES_EXPECTED: list[tuple[Fact, str]] = [
             effects=SHRANK,
             base_capture=None,
         ),
-        "narrowed x from 8 to 4 (zeros): -6 parameters",
+        "narrowed x from 8 to 4: -6 parameters, zeros",
     ),
     (
         SkipConnectionAdded(
