@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test bench zoo lint types layers links wheel-test clean
+.PHONY: help install run test proofs bench zoo lint types layers links wheel-test clean
 
 help: ## Say what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,8 +29,11 @@ install: $(INSTALLED) ## Set up .venv, when anything has changed.
 run: $(INSTALLED) ## The main job: grow networks on handwritten digits, then prove from the log what happened.
 	$(VENV)/bin/python examples/digits.py
 
-test: $(INSTALLED) ## All tests.
-	$(VENV)/bin/pytest -n $(JOBS)
+test: $(INSTALLED) ## All tests, the slow proofs excepted.
+	$(VENV)/bin/pytest -n $(JOBS) -m "not slow"
+
+proofs: $(INSTALLED) ## The slow proofs: surgery on a zoo of real architectures, whole runs, every adversary.
+	$(VENV)/bin/pytest -n $(JOBS) -m slow
 
 bench: $(INSTALLED) ## What surgery, captures and replays cost; WRITE=--write keeps it in docs/.
 	$(VENV)/bin/python -m benchmarks $(WRITE)

@@ -17,7 +17,7 @@ from esper_es import Engine
 from .names import NAMES
 from .replaying import differing, elsewhere
 
-GROUPS = 2
+GROUPS = 1
 
 pytestmark = [
     pytest.mark.slow,
