@@ -125,7 +125,7 @@ class Boundary:
             )
         if live.module.training and self._awaits_backward(live.module):
             raise Refused(
-                "the model has run forward in training mode since the last optimizer step, and what came out is "
+                "the model has run forward with gradients since the last optimizer step, and what came out is "
                 "alive, so that a backward pass may follow; change the model after the step, delete what came "
                 f"out, run forward under torch.no_grad(), {_LATER}",
                 "moment",
