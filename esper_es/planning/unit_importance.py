@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from esper_es.domain.errors import UsageError
+from esper_es.planning.observation import in_eval
 from esper_es.projections.live.names import tensor_at
+from esper_es.shadow import shadow_of
 from esper_es.tracing import WidthGroup
 
 Importance = Callable[[nn.Module, WidthGroup], torch.Tensor]
@@ -43,12 +45,19 @@ def l2_importance(module: nn.Module, group: WidthGroup) -> torch.Tensor:
 def most_important(module: nn.Module, group: WidthGroup, count: int, importance: Importance) -> list[int]:
     """Return the ordinals of the ``count`` most important units, ascending; of equals the first.
 
+    A function of the caller's gets a copy of the model in eval mode, with gradients enabled: whatever it runs, the
+    model stays as it is.
+
     Raises:
         UsageError: if ``importance`` fails, or does not return one finite number per unit.
     """
     try:
-        with torch.no_grad():
-            answer: Any = importance(module, group)
+        if importance is l2_importance:
+            ranking = l2_importance(module, group)
+        else:
+            copied = shadow_of(module)
+            with torch.enable_grad():
+                answer: Any = in_eval(copied, lambda: importance(copied, group))
             ranking = torch.as_tensor(answer).detach().cpu()
     except Exception as error:
         raise UsageError(f"importance failed on {group.tensor!r}: {type(error).__name__}: {error}") from error

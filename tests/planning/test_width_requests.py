@@ -262,3 +262,22 @@ def test_a_width_that_only_scales_the_outputs_stays_for_the_function_to_stay(eng
     result = run.surgeon.modify_layer_width(layer_name="enter", new_width=12)
     assert result.details["output_difference"] < 1e-6
     assert run.model.d_model == 8
+
+
+def test_an_importance_that_runs_the_model_leaves_it_as_it_was_and_may_use_gradients(engine: Engine) -> None:
+    x = torch.randn(4, 6)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    run = engine.attach(model, "normed", (x,), adam(model))
+    before = run.state_fingerprint
+
+    def taylor(model: nn.Module, group: WidthGroup) -> torch.Tensor:
+        model.train()(x).sum().backward()
+        weight = model.get_parameter("0.weight")
+        assert weight.grad is not None
+        return (weight * weight.grad).sum(1).abs()
+
+    result = run.surgeon.modify_layer_width(layer_name="0", new_width=6, importance=taylor)
+    assert result.success
+    assert result.undo_version is not None
+    run.rollback(result.undo_version)
+    assert run.state_fingerprint == before
