@@ -34,7 +34,7 @@ def _residual(module: Residual) -> nn.Module:
     graph = Graph()
     x = graph.placeholder("x")
     graph.output(graph.call_function(operator.add, (x, graph.call_module("body", (x,)))))
-    return GraphModule({"body": module.body}, graph, "Residual")
+    return _with_children(GraphModule({"body": module.body}, graph, "Residual"), module)
 
 
 def _gated_residual(module: GatedResidual) -> nn.Module:
@@ -42,7 +42,17 @@ def _gated_residual(module: GatedResidual) -> nn.Module:
     x = graph.placeholder("x")
     share = graph.call_function(operator.mul, (graph.get_attr("gate"), graph.call_module("body", (x,))))
     graph.output(graph.call_function(operator.add, (x, share)))
-    return GraphModule({"gate": module.gate, "body": module.body}, graph, "GatedResidual")
+    return _with_children(
+        GraphModule({"gate": module.gate, "body": module.body}, graph, "GatedResidual"), module
+    )
+
+
+def _with_children(twin: GraphModule, module: nn.Module) -> GraphModule:
+    """Give a twin the children that its graph does not call: layers that were inserted behind others of them."""
+    for name, child in module._modules.items():
+        if name not in twin._modules:
+            twin.add_module(name, child)
+    return twin
 
 
 def _noop(module: NoOp) -> nn.Module:

@@ -295,3 +295,15 @@ def test_hooks_of_the_user_are_left_out(engine: Engine) -> None:
     run = attached(engine, CONV_NET)
     run.model.get_submodule("conv1").register_forward_hook(lambda *_: None)
     assert not run.export().get_submodule("conv1")._forward_hooks
+
+
+def test_a_residual_inside_a_residual_is_exported(engine: Engine) -> None:
+    x = torch.randn(4, 6)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    run = engine.attach(model, "nested", (x,))
+    for after, name in (("0", "outer"), ("outer.body", "inner")):
+        assert run.surgeon.add_layer(
+            after_layer=after, new_layer=nn.Linear(8, 8), layer_name=name, connection_type="residual"
+        ).success
+    plain = pickle.loads(pickle.dumps(run.export(standalone=True)))
+    assert torch.equal(plain(x), model(x))
