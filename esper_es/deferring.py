@@ -65,6 +65,9 @@ class Deferred(Generic[T]):
         except EsperError as error:
             self._error = error
             logger.warning("%s, which was deferred, failed: %s", self.what, error)
+        except Exception as error:
+            self._error = error
+            logger.exception("%s, which was deferred, failed", self.what)
         self.done = True
 
 

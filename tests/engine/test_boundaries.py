@@ -234,6 +234,13 @@ def test_misuse_in_a_deferred_call_surfaces_with_its_result_and_training_goes_on
         deferred.result  # noqa: B018
 
 
+def test_a_deferred_call_with_arguments_that_it_does_not_take_does_not_end_the_training(run: Run) -> None:
+    deferred = run.at_boundary(run.surgeon.modify_layer_width, layer_name="0", unknown=1)  # type: ignore[call-arg]
+    train_run(run, NESTED_MLP)
+    with pytest.raises(TypeError, match="unknown"):
+        deferred.result  # noqa: B018
+
+
 def test_the_result_of_what_still_waits_is_no_result(run: Run) -> None:
     with pytest.raises(UsageError, match="waits for the end of a training step"):
         run.at_boundary(widened, run).result  # noqa: B018
