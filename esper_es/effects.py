@@ -48,6 +48,15 @@ def effects_of(
     )
 
 
+PRESERVED = 1e-5
+"""Relative difference of the outputs up to which a change counts as function-preserving: rounding in float32."""
+
+
+def preserved(difference: float | None) -> bool | None:
+    """Say whether outputs that differ so much are the same function; None where they can't be compared."""
+    return None if difference is None else difference <= PRESERVED
+
+
 def output_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float | None:
     """Return the largest absolute change over the largest absolute value; None where it is not a number."""
     if [t.shape for t in before] != [t.shape for t in after] or not before:

@@ -15,6 +15,7 @@ from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.facts import AlphaChanged, Fact, SeedAdvanced, StateCaptured, SurgeryRefused
 from esper_es.domain.surgery_commands import Change
+from esper_es.effects import preserved
 from esper_es.failpoints import reach
 from esper_es.following import check_followers
 from esper_es.noticing import compare, notice
@@ -103,7 +104,11 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
         success=True,
         operation=request.operation,
         version=session.state.version,
-        details={**plan.details, "output_difference": effects.output_difference},
+        details={
+            **plan.details,
+            "output_difference": effects.output_difference,
+            "function_preserved": preserved(effects.output_difference),
+        },
         undo_version=_undo_version(session, facts),
         timings_ms={**watch.phases, "total": watch.total()},
     )

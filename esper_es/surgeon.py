@@ -111,13 +111,16 @@ class ModelSurgeon:
             layer_name: path of the layer.
             bridge_strategy: ``"direct"``: let the input through, by an adapter where shapes differ; ``"learned"``:
                 an affine adapter fitted to what the layer did.
-            calibration: batches, each as ``example_inputs``, for the fit besides the example inputs.
+            calibration: batches, each as ``example_inputs``, for the fit besides the example inputs; its R2, in
+                the result, is of these rows, so give many more of them than the layer has inputs.
             cause: who and why.
 
         Raises:
             UsageError: for misuse of the API.
         """
         session = self._session_for(model)
+        if not isinstance(calibration, (list, tuple)):
+            raise UsageError(f"calibration is a list of batches, each as example_inputs; got {calibration!r}")
         batches = tuple(normalized(batch, session.live.module) for batch in calibration)
         arguments = {"bridge_strategy": bridge_strategy}
         planner = partial(
@@ -146,7 +149,9 @@ class ModelSurgeon:
             new_width: size of the dimension afterwards, counted by ``unit``.
             initialization: of new entries. ``"function_preserving"``: incoming weights are drawn (He et al. 2015),
                 outgoing ones zero, so that the outputs stay bit for bit; under a LayerNorm or RMSNorm over the
-                channels by rescaling it (LEMON, Wang et al. 2023), up to rounding where the model allows it.
+                channels by rescaling it (LEMON, Wang et al. 2023), up to rounding where the model allows it. Where
+                it does not (a norm whose output enters the stream it is to see, a softmax over the channels), the
+                result's ``function_preserved`` is False.
                 ``"kaiming"``, ``"xavier"``: incoming weights drawn by that law, outgoing ones zero, norms as they
                 are. ``"zeros"``: incoming zero, outgoing drawn; refused where such units would never learn (behind
                 a ReLU). ``"net2wider"``: copies of old units, outgoing weights shared out (Chen et al. 2016).
@@ -154,8 +159,8 @@ class ModelSurgeon:
                 al. 2022).
             unit: ``"channels"``, or ``"units"``: what comes and goes as one (heads, key-value groups).
             dimension: ``"out"``, ``"in"``, or the number of a dimension of the layer's weight.
-            importance: for narrowing: takes the model and the ``WidthGroup``, returns a number per unit; the L2
-                norm of the producing weights by default.
+            importance: for narrowing: takes a copy of the model, in eval mode and with gradients enabled, and the
+                ``WidthGroup``; returns a number per unit; the L2 norm of the producing weights by default.
             loss: for ``"gradmax"``: takes a copy of the model, runs it on a batch, returns the scalar loss.
             cause: who and why.
 

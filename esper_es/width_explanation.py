@@ -22,6 +22,8 @@ def explained_width(session: Session, layer_name: str, dimension: str | int) -> 
     Raises:
         UsageError: if the layer has no width.
     """
+    if not isinstance(layer_name, str):
+        raise UsageError(f"a layer goes by its path, which is a string; got {layer_name!r}")
     found = traced(shadow_of(session.live.module), session.examples)
     try:
         group = WidthRequest(layer_name, 1, "units", dimension).group(found)

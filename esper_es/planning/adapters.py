@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,8 @@ from esper_es.planning.observation import Call, Observation
 
 _CHANNELS_FIRST = (nn.Conv1d, nn.BatchNorm1d, nn.GroupNorm, nn.MaxPool1d, nn.AvgPool1d, nn.InstanceNorm1d)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention, nn.RMSNorm)
+
+logger = logging.getLogger(__name__)
 
 
 def spatial_dims(observation: Observation, call: Call) -> int:
@@ -117,6 +120,12 @@ def fitted(layer: nn.Module, inputs: Sequence[torch.Tensor], outputs: Sequence[t
     prior = x.new_zeros(x.shape[1], y.shape[1])
     if x.shape[1] == y.shape[1]:
         prior.fill_diagonal_(1.0)
+    if x.shape[0] <= x.shape[1]:
+        logger.warning(
+            "a bridge with %d inputs was fitted to %d rows: its R2 says nothing of other data; give calibration",
+            x.shape[1],
+            x.shape[0],
+        )
     fit = ridge(x, y, prior)
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     weight.data = fit.weight.reshape(weight.shape).to(weight)

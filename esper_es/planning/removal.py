@@ -49,7 +49,7 @@ def plan_remove_layer(
     _require_no_seed_inside(scene, layer_name)
     _require_unshared(scene, layer_name)
     first = scene.observe(take=[layer_name])
-    observations = [first, *(observe(scene.shadow, batch, take=[layer_name]) for batch in calibration)]
+    observations = [first, *(_calibrated(scene, batch, layer_name) for batch in calibration)]
     streams = streams_through(first, layer_name)
     if bridge_strategy == "direct" and streams[0].fits:
         edits = _direct_edits(scene, first, layer_name, streams[0])
@@ -57,6 +57,13 @@ def plan_remove_layer(
     bridge, r2 = _bridge(scene, observations, layer_name, streams, bridge_strategy)
     edits = (ReplaceModule(layer_name, bridge.fragment, bridge.initial),)
     return _plan(scene, layer_name, bridge_strategy, edits, bridge.tensors, r2, True)
+
+
+def _calibrated(scene: Scene, batch: ExampleInputs, layer_name: str) -> Observation:
+    try:
+        return observe(scene.shadow, batch, take=[layer_name])
+    except Exception as error:
+        raise UsageError(f"the model does not run on a batch of calibration: {error}") from error
 
 
 def _plan(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from models import CONV_NET, CUSTOM_MLP, NESTED_CNN, NESTED_MLP, RESNET, TIED_NET, Zoolet
 from torch import nn
 from training import adam, attached, part_of, train_run
 
-from esper_es import Engine, blueprint
+from esper_es import Engine, UsageError, blueprint
 from esper_es.domain.facts import LayerRemoved
 
 
@@ -183,3 +185,12 @@ def test_removing_by_an_unchanged_function_is_measured_as_no_difference(engine: 
     run = attached(engine, CUSTOM_MLP)
     run.surgeon.add_layer(after_layer="enter", new_layer=nn.Identity(), layer_name="idle")
     assert run.surgeon.remove_layer(layer_name="idle").details["output_difference"] == 0.0
+
+
+@pytest.mark.parametrize("calibration", [5, torch.randn(2, 4), [(torch.randn(4, 99),)]])
+def test_calibration_that_the_model_does_not_run_on_is_said_to_be_so(
+    calibration: Any, engine: Engine
+) -> None:
+    run = attached(engine, NESTED_MLP)
+    with pytest.raises(UsageError, match="calibration"):
+        run.surgeon.remove_layer(layer_name="1", bridge_strategy="learned", calibration=calibration)
