@@ -120,6 +120,15 @@ def interrupt_in(database: Any, words: str) -> None:
     event.listen(database, "do_executemany", interrupt)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, also where a shell started the tests in the background, which ignores it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("words", ["BEGIN IMMEDIATE", "INSERT INTO facts", "UPDATE heads", "INTO history"])
 def test_ctrl_c_inside_an_append_costs_neither_a_log_in_memory_nor_the_run(
     words: str, engine: Engine
