@@ -43,7 +43,9 @@ def without_triggers(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 def packs(directory: Path) -> list[Path]:
-    return sorted((directory / "runs.vault" / "packs").glob("*.pack"))
+    """Return the packs, the largest first: captures hold more than example inputs."""
+    found = (directory / "runs.vault" / "packs").glob("*.pack")
+    return sorted(found, key=lambda pack: pack.stat().st_size, reverse=True)
 
 
 def flip(file: Path, offset: int) -> None:
