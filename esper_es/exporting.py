@@ -31,8 +31,8 @@ def exported(module: nn.Module, examples: ExampleInputs, *, standalone: bool) ->
         named = ", ".join(repr(path) if path else "the root" for path in ours[:5])
         raise UsageError(
             f"{named} can't be exported without classes of esper_es: skip connections under a forward of your own, "
-            "and layers added to or removed from blocks that return structures, need them. Export with "
-            "standalone=False, and install esper_es where the module is loaded"
+            "layers added to or removed from blocks that return structures, and attention whose heads are not as wide "
+            "as its stream, need them. Export with standalone=False, and install esper_es where the module is loaded"
         )
     after = observe(plain, examples).outputs
     if len(before) != len(after) or not all(map(_same, before, after)):

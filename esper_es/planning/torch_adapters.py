@@ -8,7 +8,9 @@ from torch import nn
 
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import Refused
-from esper_es.planning.width_adapters import Changes, WidthRepair, sized, width_adapter
+from esper_es.planning.width_adapters import Changes, SizeChange, WidthRepair, sized, width_adapter
+from esper_es.projections.live.free_heads import INNER, may_free_heads
+from esper_es.projections.live.hosting import original_class
 
 
 @width_adapter(nn.Linear)
@@ -115,35 +117,23 @@ def recurrent_cell(module: Any, changes: Changes) -> WidthRepair:
 
 @width_adapter(nn.MultiheadAttention)
 def attention(module: Any, changes: Changes) -> WidthRepair:
-    """Its ``forward`` takes the width of all heads and of its output from that of its input, so that all of these
-    change together, by whole heads.
-
-    Raises:
-        Refused: if the width is not a multiple of the size of one head.
-    """
+    """Heads have ``head_dim`` channels each. Where they are not as wide as the stream, all together, it keeps their
+    width as ``inner_dim`` and another ``forward`` runs; see ``projections/live/free_heads.py``. A subclass with a
+    ``forward`` of its own is taken to do as torch's does: heads change with the stream."""
+    stream = _size(module.out_proj.weight, 0, changes.get(("out_proj.weight", 0)))
+    inner = _size(module.out_proj.weight, 1, changes.get(("out_proj.weight", 1)))
     packed = module.in_proj_weight is not None
-    query = ("in_proj_weight" if packed else "q_proj_weight", 1)
-    heads, out = ("out_proj.weight", 1), ("out_proj.weight", 0)
+    query = "in_proj_weight" if packed else "q_proj_weight"
+    fed = _size(getattr(module, query), 1, changes.get((query, 1)))
     keys = sized(changes, {("k_proj_weight", 1): "kdim", ("v_proj_weight", 1): "vdim"})
-    stream = changes.get(query) or changes.get(out)
-    head = int(module.head_dim)
-    if stream is None:
-        if heads not in changes:
-            return keys
-        raise Refused(
-            "nn.MultiheadAttention takes the width of its heads from the width of what it is fed "
-            f"({module.embed_dim}): heads come and go with that, by {head} channels each; change the width of the "
-            "layer in front",
-            "attention_heads",
-        )
-    if stream.new % head:
-        nearest = [size for size in (stream.new // head * head, (stream.new // head + 1) * head) if size]
-        raise Refused(
-            f"nn.MultiheadAttention needs a multiple of its head size {head}; {stream.new} is none, the nearest are "
-            f"{' and '.join(map(str, nearest))}",
-            "attention_heads",
-        )
-    attributes = {**keys.attributes, "embed_dim": stream.new, "num_heads": stream.new // head}
+    attributes = {**keys.attributes, "embed_dim": fed, "num_heads": inner // int(module.head_dim)}
     if packed:
-        attributes |= {"kdim": stream.new, "vdim": stream.new}
-    return WidthRepair(attributes, dict.fromkeys((query, heads, out), stream.new))
+        attributes |= {"kdim": fed, "vdim": fed}
+    if may_free_heads(original_class(module)):
+        return WidthRepair({**attributes, INNER: None if fed == inner == stream else inner})
+    sizes = {(query, 1): fed, ("out_proj.weight", 0): fed, ("out_proj.weight", 1): fed}
+    return WidthRepair({**attributes, "num_heads": fed // int(module.head_dim)}, sizes)
+
+
+def _size(tensor: Any, dim: int, change: SizeChange | None) -> int:
+    return int(tensor.shape[dim]) if change is None else change.new

@@ -25,6 +25,7 @@ from esper_es.domain.edits import (
 )
 from esper_es.projections.live import optimizer_state
 from esper_es.projections.live.attributes import set_attribute
+from esper_es.projections.live.free_heads import INNER
 from esper_es.projections.live.fused_paths import step_aside
 from esper_es.projections.live.gather import gathered
 from esper_es.projections.live.hosting import STANDING, stages_of
@@ -33,7 +34,7 @@ from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Material
 from esper_es.projections.live.modules import SeedSlot
 from esper_es.projections.live.names import module_at, parent_of, tensor_at
-from esper_es.projections.live.wiring import rehost, relink, without
+from esper_es.projections.live.wiring import rehost, relink, suit_heads, without
 
 
 @frozen(eq=False)
@@ -168,6 +169,8 @@ def _set_attribute(site: Site, edit: SetAttribute) -> None:
     module = module_at(site.live.module, edit.path)
     set_attribute(site.journal, module, edit.name, edit.value)
     _reroute(site, module)
+    if edit.name == INNER:
+        suit_heads(site.journal, site.live.module, edit.path)
 
 
 def _set_scalar(site: Site, edit: SetScalar) -> None:

@@ -54,13 +54,17 @@ def set_attribute(journal: Journal, module: nn.Module, name: str, value: Json) -
 
 
 def align_attributes(live: nn.Module, target: nn.Module, journal: Journal) -> None:
-    """Give ``live`` the tracked attributes of ``target``, and the values there of those that it alone tracks."""
+    """Give ``live`` the tracked attributes of ``target``, and the values there of those that it alone tracks.
+
+    An attribute that only edits brought goes where ``target`` lacks it.
+    """
     names = tracked(target)
     for name in dict.fromkeys((*names, *tracked(live))):
-        wanted = attribute(target, name)
-        if attribute(live, name) != wanted:
-            owner, leaf = _owner(live, name)
-            journal.set_attribute(owner, leaf, wanted)
+        (owner, leaf), (theirs, _) = _owner(live, name), _owner(target, name)
+        if leaf not in theirs.__dict__:
+            journal.replace_items(owner.__dict__, {k: v for k, v in owner.__dict__.items() if k != leaf})
+        elif leaf not in owner.__dict__ or owner.__dict__[leaf] != theirs.__dict__[leaf]:
+            journal.set_attribute(owner, leaf, theirs.__dict__[leaf])
     if tracked(live) != names:
         _track(journal, live, names)
 

@@ -8,6 +8,7 @@ the stages that connections put there. FSDP2 and ModelOpt host the same way. ``i
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from esper_es.domain.architecture import Connection
 from esper_es.projections.live.bus import Bus, is_symbolic
+from esper_es.projections.live.free_heads import attend, may_free_heads
 from esper_es.projections.live.fusion import Fusion
 from esper_es.projections.live.structures import on_stream
 
@@ -99,10 +101,12 @@ def hosted_class(original: type[nn.Module]) -> type[nn.Module]:
 
 
 def _generated(original: type[nn.Module]) -> type[nn.Module]:
+    own: Callable[..., Any] = attend if may_free_heads(original) else original.forward
+
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self._esper_bus is not None:
             self._esper_bus.begin()
-        output = original.forward(self, *args, **kwargs)
+        output = own(self, *args, **kwargs)
         for stage in self._esper_stages:
             output = on_stream(output, stage)
         if self._esper_bus is not None:

@@ -20,7 +20,7 @@ from esper_es.projections.live.hosting import STANDING, original_class
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.kinds import kind_of
 from esper_es.projections.live.names import named_tensors, parent_of, tensor_at
-from esper_es.projections.live.wiring import rehost, without
+from esper_es.projections.live.wiring import rehost, suit_heads, without
 
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
 """Attributes that are not a module's own configuration."""
@@ -51,6 +51,8 @@ def realign(live: nn.Module, target: nn.Module, journal: Journal) -> None:
         for path in dict.fromkeys((connection.source, connection.target)):
             rehost(journal, live, path, connection)
     for path, module in live.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            suit_heads(journal, live, path)
         if STANDING in module._forward_hooks:
             step_aside(journal, live, path, STANDING)
     step_back(journal, live)

@@ -12,6 +12,7 @@ from esper_es.domain.architecture import Connection, join_path, split_path
 from esper_es.projections.live.attributes import forget_attributes
 from esper_es.projections.live.bus import Bus
 from esper_es.projections.live.describe import connections_of
+from esper_es.projections.live.free_heads import FreeHeadsAttention, has_free_heads
 from esper_es.projections.live.fused_paths import may_be_fused
 from esper_es.projections.live.hosting import (
     After,
@@ -88,7 +89,7 @@ def unhosted(root: nn.Module, of_tensors: Collection[str]) -> nn.Module:
             root.register_forward_pre_hook(ClearsBus(bus))
             root.register_forward_hook(EndsPass(bus))
     for module in root.modules():
-        module.__class__ = original_class(module)
+        module.__class__ = FreeHeadsAttention if has_free_heads(module) else original_class(module)
         forget_attributes(module)
     return root
 

@@ -6,9 +6,11 @@ from torch import nn
 
 from esper_es.domain.architecture import Connection
 from esper_es.projections.live.bus import Bus
+from esper_es.projections.live.free_heads import has_free_heads, may_free_heads
 from esper_es.projections.live.fused_paths import step_aside, step_back
 from esper_es.projections.live.hosting import (
     HEARD,
+    STANDING,
     After,
     Join,
     Stage,
@@ -64,6 +66,18 @@ def without(journal: Journal, root: nn.Module, connection_id: str) -> None:
     step_back(journal, root)
 
 
+def suit_heads(journal: Journal, root: nn.Module, path: str) -> None:
+    """Let an attention layer run as its heads need it, after their width may have become their own or its stream's."""
+    module = module_at(root, path)
+    if has_free_heads(module):
+        _become_host(journal, module)
+        step_aside(journal, root, path, STANDING)
+    elif may_free_heads(original_class(module)):
+        _drop_hook(journal, module, STANDING)
+        _leave_if_idle(journal, module)
+        step_back(journal, root)
+
+
 def _stage(journal: Journal, root: nn.Module, path: str, connection: Connection) -> Stage:
     via = None if connection.via is None else module_at(root, connection.via)
     if connection.kind == "after":
@@ -106,9 +120,15 @@ def _leave_if_idle(journal: Journal, module: nn.Module) -> None:
     """Give a module that hosts nothing its own class back, and leave no trace."""
     if module.__dict__.get("_esper_stages") or module.__dict__.get("_esper_bus") is not None:
         return
+    _drop_hook(journal, module, HEARD)
+    if has_free_heads(module):
+        return
     journal.set_class(module, original_class(module))
-    if HEARD in module._forward_hooks:
-        hooks = {key: hook for key, hook in module._forward_hooks.items() if key != HEARD}
-        journal.replace_items(module._forward_hooks, hooks)
     attributes = {k: v for k, v in module.__dict__.items() if k not in ("_esper_stages", "_esper_bus")}
     journal.replace_items(module.__dict__, attributes)
+
+
+def _drop_hook(journal: Journal, module: nn.Module, key: int) -> None:
+    if key in module._forward_hooks:
+        hooks = {other: hook for other, hook in module._forward_hooks.items() if other != key}
+        journal.replace_items(module._forward_hooks, hooks)
