@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 from types import CellType, FunctionType, MethodType
@@ -33,7 +34,7 @@ def shadow_of(module: nn.Module) -> nn.Module:
     """
     _require_own_forwards(module)
     try:
-        copied = copy.deepcopy(module, _computed_tensors(module))
+        copied = copy.deepcopy(module, {**_empty_containers(module), **_computed_tensors(module)})
     except Exception as error:
         raise UsageError(f"the model can't be deep-copied, which every surgery needs: {error}") from error
     for part in copied.modules():
@@ -80,6 +81,19 @@ def _held(value: object, seen: set[int]) -> Iterator[object]:
 def _is_filled(cell: CellType) -> bool:
     """Say whether a closure's cell holds something yet."""
     return cell != CellType()
+
+
+def _empty_containers(module: nn.Module) -> dict[int, object]:
+    """Return copies of the empty dictionaries in which modules keep hooks and children, by identity.
+
+    There are ten to a module, and each costs ``deepcopy`` as much as a tensor.
+    """
+    return {
+        id(value): type(value)()
+        for part in module.modules()
+        for value in part.__dict__.values()
+        if type(value) in (dict, OrderedDict) and not value
+    }
 
 
 def _computed_tensors(module: nn.Module) -> dict[int, object]:

@@ -137,15 +137,26 @@ def _classes(before: Trace, after: Trace, old: Ids, new: Ids, was: Ids, now: Ids
 
 def _torn(whole: Ids, parts: Ids) -> Iterator[tuple[int, int]]:
     """Pairs of positions with one label in ``whole`` and different ones in ``parts``."""
+    if not whole.size or _determined(whole, parts):
+        return
     order = np.lexsort((parts, whole))
     a, b = whole[order], parts[order]
     for cut in np.flatnonzero((a[1:] == a[:-1]) & (b[1:] != b[:-1])).tolist():
         yield int(order[cut]), int(order[cut + 1])
 
 
+def _determined(labels: Ids, others: Ids) -> bool:
+    """Say whether entries with one label have one other, without sorting them."""
+    other = np.empty(int(labels.max()) + 1, dtype=np.int64)
+    other[labels] = others
+    return np.array_equal(other[labels], others)
+
+
 def _order(before: Trace, after: Trace, old: Ids, new: Ids) -> Iterator[str]:
     """Within one dimension, indices of one unit and pinned indices keep their order."""
     places = before.index.place_numbers(old)
+    if ((np.diff(old) > 0) & ((np.diff(new) > 0) | (np.diff(places) != 0))).all():
+        return
     units = before.relations.units[old]
     pinned = _pinned(before.relations)
     rank = np.where(pinned[units], -1, units)

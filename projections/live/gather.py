@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ def gathered(tensor: torch.Tensor, dim: int, gather: IndexMap, new: torch.Tensor
     """Return a tensor whose entries along ``dim`` come from ``tensor``, or from ``new`` in order.
 
     Args:
-        tensor: any shape; ``dim`` has the old size.
+        tensor: any shape, without a graph; ``dim`` has the old size.
         dim: the dimension.
         gather: old index of each new index, ``NEW`` for new entries.
         new: the new entries: like ``tensor`` with ``gather.added`` entries along ``dim``; None for zeros.
@@ -26,10 +28,9 @@ def gathered(tensor: torch.Tensor, dim: int, gather: IndexMap, new: torch.Tensor
         A new tensor on the same device, of the same dtype and memory format, ``len(gather)`` along ``dim``.
     """
     pieces = _pieces(gather)
-    with torch.no_grad():
-        if len(pieces) > PIECES:
-            return _by_index(tensor, dim, gather, new)
-        return _by_pieces(tensor, dim, pieces, new)
+    if len(pieces) > PIECES:
+        return _by_index(tensor, dim, gather, new)
+    return _by_pieces(tensor, dim, pieces, new)
 
 
 class _Piece(NamedTuple):
@@ -40,31 +41,34 @@ class _Piece(NamedTuple):
     times: int
 
 
-def _pieces(gather: IndexMap) -> list[_Piece]:
+@lru_cache
+def _pieces(gather: IndexMap) -> tuple[_Piece, ...]:
     pieces: list[_Piece] = []
     for (start, length), alike in groupby(gather.runs):
         times = len(list(alike))
         repeated = length == 1 and start != NEW
         pieces += [_Piece(start, 1, times)] if repeated else [_Piece(start, length, 1)] * times
-    return pieces
+    return tuple(pieces)
 
 
 def _by_pieces(
-    tensor: torch.Tensor, dim: int, pieces: list[_Piece], new: torch.Tensor | None
+    tensor: torch.Tensor, dim: int, pieces: Sequence[_Piece], new: torch.Tensor | None
 ) -> torch.Tensor:
-    result = _empty(tensor, dim, sum(piece.length * piece.times for piece in pieces))
-    position = taken = 0
+    parts, taken = [], 0
     for start, length, times in pieces:
-        target = result.narrow(dim, position, length * times)
         if start != NEW:
-            target.copy_(tensor.narrow(dim, start, length))
+            part = tensor if length == tensor.shape[dim] else tensor.narrow(dim, start, length)
         elif new is None:
-            target.zero_()
+            part = tensor.new_zeros((*tensor.shape[:dim], length, *tensor.shape[dim + 1 :]))
         else:
-            target.copy_(new.narrow(dim, taken, length))
+            part = (new if length == new.shape[dim] else new.narrow(dim, taken, length)).to(tensor.device)
             taken += length
-        position += length * times
-    return result
+        parts.append(
+            part if times == 1 else part.expand(*tensor.shape[:dim], times, *tensor.shape[dim + 1 :])
+        )
+    if _is_channels_last(tensor):
+        parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
+    return torch.cat(parts, dim)
 
 
 def _by_index(tensor: torch.Tensor, dim: int, gather: IndexMap, new: torch.Tensor | None) -> torch.Tensor:
@@ -80,10 +84,12 @@ def _by_index(tensor: torch.Tensor, dim: int, gather: IndexMap, new: torch.Tenso
 def _empty(tensor: torch.Tensor, dim: int, size: int) -> torch.Tensor:
     shape = (*tensor.shape[:dim], size, *tensor.shape[dim + 1 :])
     result = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
-    if (
+    return result.to(memory_format=torch.channels_last) if _is_channels_last(tensor) else result
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    return (
         tensor.ndim == 4
         and not tensor.is_contiguous()
         and tensor.is_contiguous(memory_format=torch.channels_last)
-    ):
-        return result.to(memory_format=torch.channels_last)
-    return result
+    )

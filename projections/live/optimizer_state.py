@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -76,6 +77,7 @@ def resize_state(
         journal.set_item(state, key, gathered(value, dim, source, None))
 
 
+@lru_cache
 def _with_neighbours(gather: IndexMap) -> IndexMap:
     """Let each new index come from where the one in front of it comes from, the first ones from the first survivor."""
     runs: list[tuple[int, int]] = []
