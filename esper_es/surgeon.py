@@ -155,8 +155,8 @@ class ModelSurgeon:
                 ``"kaiming"``, ``"xavier"``: incoming weights drawn by that law, outgoing ones zero, norms as they
                 are. ``"zeros"``: incoming zero, outgoing drawn; refused where such units would never learn (behind
                 a ReLU). ``"net2wider"``: copies of old units, outgoing weights shared out (Chen et al. 2016).
-                ``"gradmax"``: between two linear layers, incoming weights of largest gradient, outgoing zero (Evci et
-                al. 2022).
+                ``"gradmax"``: between two linear layers or convolutions, incoming weights of largest gradient, outgoing
+                zero (Evci et al. 2022).
             unit: ``"channels"``, or ``"units"``: what comes and goes as one (heads, key-value groups).
             dimension: ``"out"``, ``"in"``, or the number of a dimension of the layer's weight.
             importance: for narrowing: takes a copy of the model, in eval mode and with gradients enabled, and the

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import CONV_NET, CUSTOM_MLP, NESTED_MLP
-from torch import nn
-from training import adam, attached, gradients
+from models import CUSTOM_MLP, NESTED_MLP, Zoolet
+from torch import Tensor, nn
+from training import adam, attached
 
-from esper_es import Engine, UsageError
+from esper_es import Engine, UsageError, blueprint
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(3))
 
@@ -52,15 +52,58 @@ def test_a_loss_that_is_no_scalar_is_one_clear_error(engine: Engine) -> None:
         )
 
 
-def test_convolutions_are_refused_by_name(engine: Engine) -> None:
-    run = attached(engine, CONV_NET, adam)
+class Convolutions(nn.Module):
+    """Two convolutions that stride, pad and dilate, with nothing between, then a third behind a pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(4, 3, (3, 2), dilation=(2, 1), padding=(1, 0))
+        self.third = nn.Conv2d(3, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.third(nn.functional.avg_pool2d(self.second(self.first(x)), 2)).mean((2, 3))
+        return pooled
+
+
+CONVOLUTIONS = Zoolet("gradmax", Convolutions, (2, 19, 21), "tests/gradmax-convolutions")
+blueprint("tests/gradmax-convolutions")(Convolutions)
+IMAGES = torch.randn(4, 2, 19, 21, generator=torch.Generator().manual_seed(5))
+
+
+def loss_of_images(model: nn.Module) -> torch.Tensor:
+    squares: torch.Tensor = model(IMAGES).square().mean()
+    return squares
+
+
+def test_between_convolutions_no_weights_of_the_same_size_get_a_larger_gradient(engine: Engine) -> None:
+    run = attached(engine, CONVOLUTIONS)
     result = run.surgeon.modify_layer_width(
-        layer_name="conv1",
-        new_width=8,
-        initialization="gradmax",
-        loss=lambda model: gradients(model, CONV_NET.batch()),
+        layer_name="first", new_width=5, initialization="gradmax", loss=loss_of_images
+    )
+    assert result.success, result.error
+    chosen = run.model.get_parameter("first.weight").detach()[4].clone()
+    others = torch.randn(200, *chosen.shape, generator=torch.Generator().manual_seed(1))
+    found = [gradient_behind(run.model, chosen.norm() * other / other.norm()) for other in others]
+    assert gradient_behind(run.model, chosen) >= max(found)
+
+
+def gradient_behind(model: nn.Module, incoming: Tensor) -> float:
+    """Gradient norm of the weights behind the fifth unit, were it fed by these."""
+    with torch.no_grad():
+        model.get_parameter("first.weight")[4] = incoming
+    weight = model.get_parameter("second.weight")
+    (gradient,) = torch.autograd.grad(loss_of_images(model), weight)
+    return gradient[:, 4].norm().item()
+
+
+def test_layers_with_a_pool_between_are_refused_by_name(engine: Engine) -> None:
+    run = attached(engine, CONVOLUTIONS)
+    result = run.surgeon.modify_layer_width(
+        layer_name="second", new_width=4, initialization="gradmax", loss=loss_of_images
     )
     assert (result.success, result.check) == (False, "gradmax")
+    assert "'second' and 'third' do not see the same positions" in (result.error or "")
 
 
 def test_more_units_than_directions_are_all_different(engine: Engine) -> None:
