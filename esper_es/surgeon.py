@@ -111,8 +111,9 @@ class ModelSurgeon:
             layer_name: path of the layer.
             bridge_strategy: ``"direct"``: let the input through, by an adapter where shapes differ; ``"learned"``:
                 an affine adapter fitted to what the layer did.
-            calibration: batches, each as ``example_inputs``, for the fit besides the example inputs; its R2, in
-                the result, is of these rows, so give many more of them than the layer has inputs.
+            calibration: batches, each as ``example_inputs``, for the fit besides the example inputs; give
+                many more rows than the layer has inputs. ``bridge_r2`` in the result is of these rows,
+                ``bridge_r2_held_out`` of the last fifth of them, for a bridge fitted to the others.
             cause: who and why.
 
         Raises:

@@ -95,6 +95,20 @@ def _strides(source: Sequence[int], target: Sequence[int]) -> list[int] | None:
     return strides
 
 
+@frozen
+class Quality:
+    """How well a fitted bridge does.
+
+    Attributes:
+        r2: share of the variance that it explains on the rows that it was fitted to.
+        held_out: that of a bridge fitted to the first four fifths of the rows, on the last fifth; None where the
+            first are no more than it has inputs.
+    """
+
+    r2: float
+    held_out: float | None
+
+
 @frozen(eq=False)
 class Fit:
     """An affine map fitted by ridge regression, and the share of variance that it explains."""
@@ -104,8 +118,8 @@ class Fit:
     r2: float
 
 
-def fitted(layer: nn.Module, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
-    """Fit an adapter to recorded inputs and outputs by ridge regression, in place; return its R2.
+def fitted(layer: nn.Module, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> Quality:
+    """Fit an adapter to recorded inputs and outputs by ridge regression, in place.
 
     What the data leave open stays as near to the identity as it can, where the widths agree: the blocks of a
     residual stream add little to it.
@@ -130,7 +144,21 @@ def fitted(layer: nn.Module, inputs: Sequence[torch.Tensor], outputs: Sequence[t
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     weight.data = fit.weight.reshape(weight.shape).to(weight)
     bias.data = fit.bias.to(bias)
-    return fit.r2
+    return Quality(fit.r2, _held_out(x, y, prior))
+
+
+def _held_out(x: torch.Tensor, y: torch.Tensor, prior: torch.Tensor) -> float | None:
+    kept = len(x) * 4 // 5
+    if kept <= x.shape[1] or len(x) - kept < 2:
+        return None
+    fit = ridge(x[:kept], y[:kept], prior)
+    return _explained(y[kept:], x[kept:] @ fit.weight.T + fit.bias)
+
+
+def _explained(y: torch.Tensor, predicted: torch.Tensor) -> float:
+    """R2 of predictions; 1 where nothing varies."""
+    total = float((y - y.mean(0)).square().sum())
+    return 1.0 - float((y - predicted).square().sum()) / total if total > 0.0 else 1.0
 
 
 def _rows(layer: nn.Module, tensor: torch.Tensor, *, strided: bool) -> torch.Tensor:
@@ -162,7 +190,5 @@ def ridge(x: torch.Tensor, y: torch.Tensor, prior: torch.Tensor, penalty: float 
         centred_x.T @ (centred_y - centred_x @ prior),
     )
     solution = prior + step
-    residual = (centred_y - centred_x @ solution).square().sum()
-    total = centred_y.square().sum()
-    r2 = float(1.0 - residual / total) if float(total) > 0.0 else 1.0
+    r2 = _explained(centred_y, centred_x @ solution)
     return Fit(solution.T.contiguous(), y_mean - x_mean @ solution, r2)

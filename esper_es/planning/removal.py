@@ -14,7 +14,7 @@ from esper_es.domain.edits import Disconnect, Edit, Fill, Initial, RemoveModule,
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import remove_layer
 from esper_es.example_inputs import ExampleInputs
-from esper_es.planning.adapters import adapter, fitted, spatial_dims
+from esper_es.planning.adapters import Quality, adapter, fitted, spatial_dims
 from esper_es.planning.bypassing import Stream, input_of, stand_in, streams_through
 from esper_es.planning.observation import Observation, observe, reads_of
 from esper_es.planning.placement import is_sequential
@@ -54,9 +54,9 @@ def plan_remove_layer(
     if bridge_strategy == "direct" and streams[0].fits:
         edits = _direct_edits(scene, first, layer_name, streams[0])
         return _plan(scene, layer_name, bridge_strategy, edits, {}, None, False)
-    bridge, r2 = _bridge(scene, observations, layer_name, streams, bridge_strategy)
+    bridge, quality = _bridge(scene, observations, layer_name, streams, bridge_strategy)
     edits = (ReplaceModule(layer_name, bridge.fragment, bridge.initial),)
-    return _plan(scene, layer_name, bridge_strategy, edits, bridge.tensors, r2, True)
+    return _plan(scene, layer_name, bridge_strategy, edits, bridge.tensors, quality, True)
 
 
 def _calibrated(scene: Scene, batch: ExampleInputs, layer_name: str) -> Observation:
@@ -72,21 +72,22 @@ def _plan(
     bridge_strategy: str,
     edits: tuple[Edit, ...],
     tensors: Mapping[str, torch.Tensor],
-    r2: float | None,
+    quality: Quality | None,
     adapter_added: bool,
 ) -> Plan:
     details = {"layer_name": layer_name, "bridge_strategy": bridge_strategy, "adapter_added": adapter_added}
+    fit = {} if quality is None else {"bridge_r2": quality.r2, "bridge_r2_held_out": quality.held_out}
     return Plan(
         edits=edits,
         tensors=tensors,
         executes=(layer_name,) if adapter_added else (),
-        details={**details, "bridge_r2": r2} if r2 is not None else details,
+        details={**details, **fit},
         facts=partial(
             remove_layer,
             layer_name=layer_name,
             bridge_strategy=bridge_strategy,
             adapter_added=adapter_added,
-            bridge_r2=r2,
+            bridge_r2=None if quality is None else quality.r2,
         ),
     )
 
@@ -150,7 +151,7 @@ def _is_only_run_in_order(scene: Scene, observation: Observation, path: str) -> 
 
 def _bridge(
     scene: Scene, observations: Sequence[Observation], path: str, streams: Sequence[Stream], strategy: str
-) -> tuple[NewModule, float | None]:
+) -> tuple[NewModule, Quality | None]:
     first = observations[0]
     seed = scene.seed(path)
     stream, layer = _adapter(first, path, streams, seed)
@@ -159,8 +160,8 @@ def _bridge(
     require_unmissed(scene, first, path, standing)
     if strategy == "learned":
         pairs = [pair for observation in observations for pair in _pairs(observation, path, stream)]
-        r2 = fitted(layer, [x for x, _ in pairs], [y for _, y in pairs])
-        return new_module(standing, fragment_of(standing), seed, {}, given=True), r2
+        quality = fitted(layer, [x for x, _ in pairs], [y for _, y in pairs])
+        return new_module(standing, fragment_of(standing), seed, {}, given=True), quality
     inside = "" if standing is layer else "bridge."
     fills = {f"{inside}weight": Fill("identity"), f"{inside}bias": Fill("zeros")}
     return new_module(standing, fragment_of(standing), seed, fills, given=False), None

@@ -80,6 +80,28 @@ def test_the_share_of_variance_that_a_bridge_explains_is_recorded(engine: Engine
     assert fact.bridge_r2 == result.details["bridge_r2"]
 
 
+def test_what_a_bridge_explains_of_rows_that_it_did_not_see_is_said_too(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    inputs = NESTED_MLP.batch(5000)
+    block, first = run.model.get_submodule("2"), run.model.get_submodule("0")
+    with torch.no_grad():
+        fed = torch.relu(first(inputs))
+        made = block(fed)
+    result = run.surgeon.remove_layer(
+        layer_name="2", bridge_strategy="learned", calibration=[NESTED_MLP.batch(500)]
+    )
+    with torch.no_grad():
+        missed = (run.model.get_submodule("2")(fed) - made).square().sum()
+    fresh = 1 - float(missed / (made - made.mean(0)).square().sum())
+    assert result.details["bridge_r2_held_out"] == pytest.approx(fresh, abs=0.05)
+
+
+def test_of_too_few_rows_none_are_held_out(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    result = run.surgeon.remove_layer(layer_name="2", bridge_strategy="learned")
+    assert result.details["bridge_r2_held_out"] is None
+
+
 def test_a_removed_layer_leaves_its_skip_connections_working(engine: Engine) -> None:
     run = attached(engine, CONV_NET)
     run.surgeon.add_skip_connection(from_layer="conv1", to_layer="conv2")
