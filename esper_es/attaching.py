@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from attrs import evolve, frozen
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
@@ -60,6 +61,8 @@ def check_parts(module: object, optimizer: object, scheduler: object, scaler: ob
     """
     if not isinstance(module, nn.Module):
         raise UsageError(f"attach takes an nn.Module, got {type(module).__name__}")
+    if isinstance(module, DistributedDataParallel):
+        raise UsageError("attach takes the model itself, not its wrapper: give ddp.module")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise UsageError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     model_id(name)

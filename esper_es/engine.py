@@ -230,7 +230,9 @@ class Engine:
         self._publisher.publish(envelopes)
         return self.replay(name)
 
-    def replay_surgeries(self, source: str, onto: Run, *, version: int | None = None) -> list[SurgeryResult]:
+    def replay_surgeries(
+        self, source: str, onto: Run, *, since: int = 0, version: int | None = None
+    ) -> list[SurgeryResult]:
         """Repeat the four surgeries that led to a version of one model on another run.
 
         Each is tried and recorded as an operation of that run; new tensors get the recorded bytes. The first one
@@ -239,16 +241,21 @@ class Engine:
         Args:
             source: name of the model whose surgeries are repeated.
             onto: an attached run.
+            since: a version of the source; only surgeries after it are repeated.
             version: of the source; its newest by default.
 
         Raises:
             UsageError: if the log knows no such model or version.
             MissingTensorError: if the vault lacks a recorded tensor.
         """
+        if isinstance(since, bool) or not isinstance(since, int):
+            raise UsageError(f"since is the number of a version, got {since!r}")
         state = self.state(source, version)
         history = self.log.history(state.id, to=state.version)
         results: list[SurgeryResult] = []
         for repeated in surgeries_of(state, history):
+            if repeated.version <= since:
+                continue
             results.append(repeat_surgery(onto.session, repeated, source, self.vault))
             if not results[-1].success:
                 break

@@ -158,6 +158,9 @@ def _plan_of(fact: Surgery) -> tuple[str, str, Plan]:
             new_width=fact.new_width,
             initialization=fact.initialization,
             kept_units=fact.kept_units,
+            dimension=fact.dimension,
+            units=fact.units,
+            method=fact.method,
         )
         return "modify_layer_width", fact.layer_name, Plan(edits=(), facts=resize)
     if isinstance(fact, SkipConnectionRemoved):

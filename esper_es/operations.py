@@ -19,6 +19,7 @@ from esper_es.effects import preserved
 from esper_es.failpoints import reach
 from esper_es.following import check_followers
 from esper_es.noticing import compare, notice
+from esper_es.parallel import in_the_way
 from esper_es.planning.scene import Plan, Planner
 from esper_es.projections.live.apply import apply_edits
 from esper_es.projections.live.describe import describe
@@ -128,6 +129,8 @@ def check_structure(session: Session) -> None:
     known, found = session.state.architecture, describe(session.live.module)
     if found == known or found.fingerprint == known.fingerprint:
         return
+    if (reason := in_the_way(session.live.module)) is not None:
+        raise UsageError(reason)
     paths = {*known.nodes, *found.nodes}
     differing = sorted(path or "(root)" for path in paths if known.nodes.get(path) != found.nodes.get(path))
     raise UsageError(

@@ -10,13 +10,14 @@ from attrs import evolve
 
 from esper_es.capture import LoadedCapture, store_capture
 from esper_es.domain.envelope import Cause
-from esper_es.domain.errors import IntegrityFailure
+from esper_es.domain.errors import IntegrityFailure, UsageError
 from esper_es.domain.facts import EpochEnded, Fact, RolledBack, StateCaptured
 from esper_es.domain.model import restorable
 from esper_es.domain.state import ModelState, Restorable
 from esper_es.failpoints import reach
 from esper_es.fingerprints import fingerprint, state_fingerprint
 from esper_es.noticing import compare, notice
+from esper_es.parallel import in_the_way
 from esper_es.projections.live.apply import apply_edits
 from esper_es.projections.live.describe import describe
 from esper_es.projections.live.journal import Journal
@@ -43,9 +44,12 @@ def restore_live(
         Random generators that could not be put back, with the reason.
 
     Raises:
+        UsageError: if something holds on to the model's parameters as they are; nothing is changed.
         MissingTensorError, IntegrityFailure: if the capture is incomplete or damaged; nothing is changed.
         ReplayError: if the structure can't be rebuilt; nothing is changed.
     """
+    if (reason := in_the_way(session.live.module)) is not None:
+        raise UsageError(reason)
     capture = LoadedCapture(session.vault, state.captures[source.capture].manifest)
     tensors: Callable[[str], torch.Tensor] = capture.verified()
     history = session.log.at(state.id, {1, *source.lineage.edits_of})

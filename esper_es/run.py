@@ -20,7 +20,6 @@ from esper_es.example_inputs import normalized
 from esper_es.exporting import exported
 from esper_es.fingerprints import fingerprint, state_fingerprint
 from esper_es.following import follow, unfollow
-from esper_es.moment import check_not_running
 from esper_es.operations import Request, refuse
 from esper_es.planning.observation import observe
 from esper_es.projections.metrics import SurgeryMetrics
@@ -187,7 +186,7 @@ class Run:
         watch = Stopwatch()
         from_version = self.version
         try:
-            check_not_running(self.model)
+            self.session.check_free()
             fact = roll_back(self.session, to_version, cause, trigger="asked", reason=reason)
         except Refused as refusal:
             return refuse(self.session, request, refusal, watch)

@@ -10,13 +10,14 @@ from typing import Any
 from attrs import define, field, frozen
 
 from esper_es.domain.envelope import Cause, Envelope
-from esper_es.domain.errors import LedgerError, OutcomeUnknownError
+from esper_es.domain.errors import LedgerError, OutcomeUnknownError, Refused
 from esper_es.domain.facts import Fact
 from esper_es.domain.model import Moment, recorded
 from esper_es.domain.state import ModelState
 from esper_es.example_inputs import ExampleInputs
 from esper_es.ledger.log import Log
 from esper_es.moment import Boundary, check_not_running
+from esper_es.parallel import in_the_way
 from esper_es.planning.structure_memory import StructureMemory
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.movement import Mark
@@ -94,8 +95,18 @@ class Session:
         Raises:
             Refused: saying what is under way.
         """
-        check_not_running(self.live.module)
+        self.check_free()
         self.boundary.check(self.live)
+
+    def check_free(self) -> None:
+        """Check that nothing else is at work on the model now, or holds on to its parameters.
+
+        Raises:
+            Refused: saying what.
+        """
+        check_not_running(self.live.module)
+        if (reason := in_the_way(self.live.module)) is not None:
+            raise Refused(reason, "distributed")
 
     def commit(self, facts: Sequence[Fact], cause: Cause) -> None:
         """Append facts to the log, move the state on, and tell subscribers.

@@ -18,7 +18,7 @@ from esper_es import (
     UsageError,
     fingerprint,
 )
-from esper_es.domain.facts import LayerAdded, ModelRegistered, RolledBack
+from esper_es.domain.facts import LayerAdded, LayerWidthModified, ModelRegistered, RolledBack
 from esper_es.projections.live.describe import describe
 
 from .grown import audit_rows, forked, grown, seeded, tampering
@@ -271,6 +271,27 @@ def test_surgeries_up_to_a_version_are_repeated(engine: Engine) -> None:
     surgeries = run.state.lineage.edits_of
     other = attached(engine, NESTED_MLP, adam, name="other")
     assert len(engine.replay_surgeries("model", other, version=surgeries[0])) == 1
+
+
+def test_surgeries_after_a_version_are_repeated(engine: Engine) -> None:
+    run = grown(engine)
+    surgeries = run.state.lineage.edits_of
+    other = attached(engine, NESTED_MLP, adam, name="other")
+    engine.replay_surgeries("model", other, version=surgeries[0])
+    results = engine.replay_surgeries("model", other, since=surgeries[0])
+    assert [r.success for r in results] == [True] * (len(surgeries) - 1)
+    assert other.architecture.fingerprint == run.architecture.fingerprint
+
+
+def test_a_repeated_width_is_recorded_as_it_was(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    run.surgeon.modify_layer_width(layer_name="0", new_width=12)
+    other = attached(engine, NESTED_MLP, name="other")
+    engine.replay_surgeries("model", other)
+    first, second = (engine.history(name)[-1].fact for name in ("model", "other"))
+    assert isinstance(first, LayerWidthModified)
+    assert isinstance(second, LayerWidthModified)
+    assert (second.dimension, second.units, second.method) == (first.dimension, first.units, first.method)
 
 
 def test_repeated_surgeries_can_be_rolled_back_and_trained_on(engine: Engine) -> None:
