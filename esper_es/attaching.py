@@ -63,6 +63,10 @@ def check_parts(module: object, optimizer: object, scheduler: object, scaler: ob
         raise UsageError(f"attach takes an nn.Module, got {type(module).__name__}")
     if isinstance(module, DistributedDataParallel):
         raise UsageError("attach takes the model itself, not its wrapper: give ddp.module")
+    if "_orig_mod" in module._modules:
+        raise UsageError(
+            "attach takes the model itself, not what torch.compile(model) returned; that follows when the model changes"
+        )
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise UsageError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     model_id(name)

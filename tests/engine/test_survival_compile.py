@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esper_es import Engine
+from esper_es import Engine, UsageError
 
 from .survivors import CASES, SUBJECTS, loss_of, operate, output_of
 
@@ -70,3 +70,9 @@ def test_inductor_compiles_a_model_between_its_surgeries(name: str, engine: Engi
         torch.testing.assert_close(
             output_of(compiled, batch), output_of(run.model, batch), rtol=1e-4, atol=1e-5
         )
+
+
+def test_what_compile_returned_is_no_model_to_attach(engine: Engine) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    with pytest.raises(UsageError, match=r"not what torch.compile\(model\) returned"):
+        engine.attach(torch.compile(model), "compiled", (torch.randn(2, 2),))
