@@ -30,7 +30,7 @@ removed and one skip added. After each surgery the outputs are compared with wha
 insertion: what they were; after narrowing: those of the model in which nothing reads the unit that went), 20 steps of
 Adam are taken, and the model is rolled back, which must give back the whole state bit for bit; the version is
 replayed in another process, which must come to the same bytes. Models that can be compiled as one graph must still be
-after the first width and after every change of depth.
+after every surgery.
 
 {rows}
 

@@ -48,7 +48,7 @@ class Trials:
         self.species = species
         self.inputs = species.inputs()
         self.versions: list[Version] = []
-        model = _stirred(species.build())
+        model = stirred(species.build())
         self._optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         self.run = engine.attach(
             model,
@@ -202,7 +202,7 @@ class Trials:
         return wrong
 
 
-def _stirred(model: nn.Module) -> nn.Module:
+def stirred(model: nn.Module) -> nn.Module:
     """Return the model with noise on all that it learns: a head or a layer scale that starts at zero hides what is
     wrong behind it."""
     with torch.no_grad():
