@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import statistics
@@ -136,11 +137,25 @@ def interleaved(
         for position in range(len(actions)):
             index = position if in_order else (position + turn) % len(actions)
             before()
-            start = clock()
-            actions[index]()
+            with uncollected():
+                start = clock()
+                actions[index]()
+                taken = clock() - start
             if turn >= 0:
-                times[index].append((clock() - start) * 1e3)
+                times[index].append(taken * 1e3)
     return times
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection while something is timed, as in ``timeit``: one pass over all objects that are alive falls
+    into some round or other, and costs as much as a surgery on a model of a thousand layers."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def median_ratio(times: Sequence[float], baseline: Sequence[float]) -> float:

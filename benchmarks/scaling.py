@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ WITHOUT_CAPTURES = CapturePolicy(before_structural_change=False)
 def tables(quick: bool) -> list[Table]:
     """Measure."""
     rounds = 2 if quick else 5
-    layers = (64, 128, 256) if quick else (125, 250, 500, 1000)
+    layers = (64, 128, 256) if quick else (125, 250, 500, 1000, 2000)
     widths = (64, 128, 256) if quick else (128, 256, 512, 1024)
     with one_thread():
         by_layers = [_measured(size, 64, rounds) for size in layers]
@@ -56,7 +55,7 @@ def _measured(layers: int, width: int, rounds: int) -> Costs:
             made.append(_widened(run, layer, width + 16))
 
         surgeries, undoings = interleaved(
-            [surgery, lambda: run.rollback(made[-1])], rounds, clock=CPU, before=gc.collect, in_order=True
+            [surgery, lambda: run.rollback(made[-1])], rounds, clock=CPU, in_order=True
         )
     parameters = sum(p.numel() for p in square_mlp(layers, width).parameters())
     return Costs(statistics.median(surgeries), statistics.median(undoings), parameters)
@@ -103,7 +102,7 @@ def _replays(rounds: int) -> Table:
     return Table("Replay, per fact", rows, rounds=rounds, clock="CPU time, in turn", skipped=skipped)
 
 
-def _per_fact(subject: Subject, rounds: int, facts: int = 8) -> tuple[list[Row], str | None]:
+def _per_fact(subject: Subject, rounds: int, facts: int = 16) -> tuple[list[Row], str | None]:
     """Replay a log of widths that change to and fro, in turn with a replay of its first version."""
     model = subject.build()
     with tempfile.TemporaryDirectory() as folder, Engine(f"sqlite:///{Path(folder) / 'bench.db'}") as engine:
@@ -120,7 +119,6 @@ def _per_fact(subject: Subject, rounds: int, facts: int = 8) -> tuple[list[Row],
             [lambda: engine.replay("bench"), lambda: engine.replay("bench", version=base)],
             rounds,
             clock=CPU,
-            before=gc.collect,
         )
     per_fact = statistics.median((late - early) / facts for late, early in zip(ending, starting, strict=True))
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 
 import torch
@@ -44,7 +43,7 @@ def _rows(subject: Subject, rounds: int) -> list[Row]:
     actions = [forward, lambda: trace(model, [subject.arguments])]
     if compares:
         actions.append(lambda: peers.dependency_graph(subject, model))
-    times = interleaved(actions, rounds, clock=CPU, before=gc.collect)
+    times = interleaved(actions, rounds, clock=CPU)
     tracing = statistics.median(times[1])
     rows = [
         Row(f"{subject.title}: forward", statistics.median(times[0])),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from attrs import frozen
 from torch import nn
 
 from benchmarks import peers
-from benchmarks.measure import Row, Table, interleaved, median_ratio, milliseconds, one_thread
+from benchmarks.measure import Row, Table, interleaved, median_ratio, milliseconds, one_thread, uncollected
 from benchmarks.models import square_mlp
 from benchmarks.subjects import Subject, subjects
 from esper_es import Engine, Run, SurgeryResult
@@ -138,8 +137,8 @@ def _surgeries(run: Run, subject: Subject, width: int, rounds: int) -> Surgeries
 
 
 def _operated(run: Run, subject: Subject, width: int) -> Operated:
-    gc.collect()
-    result = run.surgeon.modify_layer_width(layer_name=subject.layer, new_width=width)
+    with uncollected():
+        result = run.surgeon.modify_layer_width(layer_name=subject.layer, new_width=width)
     if result.undo_version is None:
         raise RuntimeError(f"{subject.title}: {result.error}")
     return Operated(result, run.rollback(result.undo_version))
