@@ -86,6 +86,6 @@ class LoadedCapture:
         return self._vault.get(self.digests[name])
 
     def verified(self) -> Callable[[str], torch.Tensor]:
-        """Load and verify every tensor before any is used, and return the lookup."""
+        """Load and verify every tensor before any is used, and return the lookup, which gives each to keep."""
         tensors = {name: self._vault.get(digest) for name, digest in self.digests.items()}
-        return lambda name: tensors[name].clone()
+        return lambda name: tensors.pop(name) if name in tensors else self.tensor(name)
