@@ -58,6 +58,28 @@ def as_strided(op: Operation) -> None:
         op.carry(op.result, [])
 
 
+@rule(aten.view_as_real, *existing(aten, "view_as_real_copy"), moves=True)
+def view_as_real(op: Operation) -> None:
+    """Real and imaginary part of a channel stand in a last dimension of their own."""
+    op.move(lambda shadow: shadow)
+
+
+@rule(aten.view_as_complex, *existing(aten, "view_as_complex_copy"))
+def view_as_complex(op: Operation) -> None:
+    """Pairs along the last dimension become one number: the two channels of a pair come and go together."""
+    last = op.input.ndim - 1
+    kept = []
+    for shadow in op.shadows(op.input):
+        rest = tuple(dim for dim in shadow.dims if dim != last)
+        if len(rest) == len(shadow.dims):
+            kept.append(shadow)
+        elif rest:
+            kept.append(Shadow(rest, op.collapse(shadow, rest)))
+        else:
+            op.pin(shadow.ids, "are the two parts of one number in")
+    op.carry(op.result, kept)
+
+
 @rule(aten.permute, moves=True)
 def permute(op: Operation) -> None:
     ndim = op.ndim
