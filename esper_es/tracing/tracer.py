@@ -25,8 +25,8 @@ def trace(model: nn.Module, examples: Sequence[Example]) -> Trace:
     """Run a model on each example and follow every channel through every operator that it executes.
 
     The model runs as it is, in evaluation mode and without gradients; its flags, what its forward keeps on its
-    modules and all random generators are afterwards as they were. Only executed code is traced: give several examples to cover
-    several branches. Dimensions of the examples should exceed 1, as size 1 cannot be told from
+    modules and all random generators are afterwards as they were. Only executed code is traced: give several
+    examples to cover several branches. Dimensions of the examples should exceed 1, as size 1 cannot be told from
     broadcasting.
 
     Args:
