@@ -16,6 +16,7 @@ from esper_es.planning.width_edits import Filled, filled
 from esper_es.planning.width_fills import Filling, Silent, Split, Zeros
 from esper_es.planning.width_streams import Stream
 from esper_es.planning.width_trial import difference, require_alive, tolerance
+from esper_es.tracing.contraction_rules import PRODUCTS
 
 INITIALIZATIONS = ("function_preserving", "kaiming", "xavier", "zeros", "net2wider", "gradmax")
 
@@ -96,8 +97,19 @@ def _only_norms(resizings: Sequence[Resizing]) -> bool:
     return mixing <= {r.member.module for r in resizings if r.member.role == "affine"}
 
 
+def _one_side_silent(resizings: Sequence[Resizing]) -> Iterator[tuple[str, Filling]]:
+    """Of two outputs that are multiplied and summed up (queries and keys), one is zero in the new channels."""
+    if any(reduction.op in PRODUCTS for r in resizings for reduction in r.group.reduced_by):
+        for tensor in dict.fromkeys(r.member.tensor for r in resizings if r.member.role == "producer"):
+            yield f"incoming drawn but for {tensor}, outgoing zero", Silent(unfed=tensor)
+
+
 def _candidates(scene: Scene, resizings: Sequence[Resizing]) -> Iterator[tuple[str, Filling]]:
     root = scene.live.module
+    sides = list(_one_side_silent(resizings))
+    yield from sides
+    if sides and not any("consumer" in r.member.roles for r in resizings):
+        return
     if _only_norms(resizings):
         yield "mean of the stream, norms rescaled", Stream(root, mean=True, readers_drawn=True)
         yield "zeros in the stream, norms rescaled", Stream(root, mean=False, readers_drawn=True)

@@ -21,6 +21,7 @@ from esper_es.projections.live.hosting import STANDING
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.rng import preserved_rng
 from esper_es.projections.live.structures import Location, entry_at, leaves, stream_in, tensors_in
+from esper_es.tracing.isolation import remembering_nothing
 from esper_es.tracing.structure import result_tensors
 
 ADD_EXAMPLES = "give one that reaches it, by attach(..., example_inputs=[a, b]) or run.add_examples(b)"
@@ -234,13 +235,18 @@ def reads_of(module: nn.Module, examples: ExampleInputs, path: str) -> frozenset
     journal = Journal()
     step_aside(journal, module, path, STANDING)
     try:
-        with watched_reads(module.get_submodule(path)) as reads:
-            in_eval(module, lambda: _run(module, examples))
-            with _unpacked():
-                in_eval(module, lambda: _run(module, examples))
+        names = in_eval(module, lambda: _names_read(module, examples, path))
+        with _unpacked():
+            names |= in_eval(module, lambda: _names_read(module, examples, path))
     finally:
         journal.undo()
-    return frozenset(reads.names)
+    return frozenset(names)
+
+
+def _names_read(module: nn.Module, examples: ExampleInputs, path: str) -> set[str]:
+    with watched_reads(module.get_submodule(path)) as reads:
+        _run(module, examples)
+    return reads.names
 
 
 def _run(module: nn.Module, examples: ExampleInputs, recorder: _Recorder | None = None) -> list[Any]:
@@ -256,7 +262,7 @@ def _run(module: nn.Module, examples: ExampleInputs, recorder: _Recorder | None 
 def in_eval(module: nn.Module, action: Callable[[], Any]) -> Any:
     """Call something with a module in eval mode; training flags and generators are as before afterwards."""
     training = [part for part in module.modules() if part.training]
-    with preserved_rng():
+    with preserved_rng(), remembering_nothing(module):
         try:
             module.eval()
             return action()

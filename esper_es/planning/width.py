@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
-from attrs import frozen
-
 from esper_es.domain import rules
-from esper_es.domain.edits import SetAttribute
-from esper_es.domain.errors import Refused, UsageError
+from esper_es.domain.errors import Refused
 from esper_es.domain.surgery_commands import modify_layer_width
-from esper_es.planning.attribute_repair import adapted, coupled
-from esper_es.planning.attribute_search import searched
-from esper_es.planning.capacity import require_room_to_grow
+from esper_es.planning.companions import Target
 from esper_es.planning.config_update import config_update
 from esper_es.planning.gradmax import Loss
 from esper_es.planning.initializations import check_initialization, initialized
-from esper_es.planning.observation import ADD_EXAMPLES, observe
-from esper_es.planning.resizing import Resizing, grown, shrunk
+from esper_es.planning.observation import ADD_EXAMPLES
 from esper_es.planning.scene import Plan, Scene
-from esper_es.planning.unit_importance import Importance, l2_importance, most_important
-from esper_es.planning.width_proof import Proof, width_proof
+from esper_es.planning.unit_importance import Importance, l2_importance
+from esper_es.planning.width_change import resolve
 from esper_es.planning.width_request import WidthRequest
 from esper_es.tracing import Trace, WidthGroup
 
@@ -71,9 +64,8 @@ def plan_width(
     _check_all_seen(scene, before, group, layer_name)
     units = request.units(group)
     rules.check_width(scene.state, group.size, group.unit_size * units)
-    change = _change(scene, before, group, units, importance)
-    proof = width_proof(scene, before, change.resizings)
-    attributes = _attributes(scene, proof, change.resizings)
+    resolved = resolve(scene, before, Target(group, units), importance)
+    change, proof, attributes = resolved.change, resolved.proof, resolved.attributes
     done = initialized(scene, initialization, change.resizings, attributes, loss)
     method = done.method if units > group.units else ""
     edits = (*done.filled.edits, *attributes)
@@ -122,39 +114,3 @@ def _check_all_seen(scene: Scene, found: Trace, group: WidthGroup, layer_name: s
             f"{ADD_EXAMPLES}",
             "not_executed",
         )
-
-
-@frozen(eq=False)
-class _Change:
-    """All dimensions that change, and the units of the group asked for that stay; None when all do."""
-
-    resizings: tuple[Resizing, ...]
-    kept: tuple[int, ...] | None
-
-
-def _change(scene: Scene, found: Trace, group: WidthGroup, units: int, importance: Importance) -> _Change:
-    """Resize the group, and what adapters of the modules around it ask for besides."""
-    root = scene.live.module
-
-    def resized(group: WidthGroup, units: int) -> tuple[tuple[Resizing, ...], tuple[int, ...] | None]:
-        if units > group.units:
-            require_room_to_grow(scene.state, root, group, units)
-            return grown(group, units), None
-        kept = tuple(most_important(root, group, units, importance))
-        return shrunk(group, kept), kept
-
-    def resize(tensor: str, dim: int, size: int, why: str) -> Sequence[Resizing]:
-        asked = found.group_of(tensor, dim)
-        try:
-            return resized(asked, WidthRequest(tensor, size, dimension=dim).units(asked))[0]
-        except (Refused, UsageError) as error:
-            raise Refused(f"{why}, but: {error}", "coupled") from error
-
-    first, kept = resized(group, units)
-    return _Change(coupled(root, first, resize), kept)
-
-
-def _attributes(scene: Scene, proof: Proof, resizings: Sequence[Resizing]) -> tuple[SetAttribute, ...]:
-    known = adapted(scene.live.module, resizings)
-    run = partial(observe, scene.shadow, scene.examples)
-    return (*known, *searched(scene.shadow, resizings, known, run, proof))

@@ -14,6 +14,9 @@ from esper_es.tracing.shadow import Shadow, joined_dims, relocated, split_dim
 
 aten = torch.ops.aten
 
+PRODUCTS = frozenset(f"aten.{name}" for name in ("mm", "bmm", "mv", "dot", "addmm", "baddbmm", "convolution"))
+"""Operators that sum over the channels of both of their operands."""
+
 
 @rule(aten.mm)
 def mm(op: Operation) -> None:
@@ -63,7 +66,7 @@ def _any_expert(op: Operation, stack: Operand) -> Operand:
     return Operand(stack.labels[1:], stack.sizes[1:], stack.repeats[1:], tuple(alike), stack.origin)
 
 
-@rule(aten.addmm)
+@rule(aten.addmm, *existing(aten, "_sparse_addmm"))
 def addmm(op: Operation) -> None:
     bias, left, right = op.args[:3]
     product = contract(op, [operand(op, left, "mk"), operand(op, right, "kn")], "mn")
@@ -75,6 +78,34 @@ def baddbmm(op: Operation) -> None:
     bias, left, right = op.args[:3]
     product = contract(op, [operand(op, left, "bmk"), operand(op, right, "bkn")], "bmn")
     op.carry(op.result, biased(op, product, bias, range(3 - bias.ndim, 3)))
+
+
+@rule(*existing(aten, "_trilinear"))
+def trilinear(op: Operation) -> None:
+    """A product of three tensors, each broadcast along some dimensions, summed over some; what ``nn.Bilinear`` runs."""
+    tensors, expanded = op.args[:3], op.args[3:6]
+    ndim = tensors[0].ndim + len(expanded[0])
+    operands = [
+        operand(op, tensor, [dim for dim in range(ndim) if dim not in missing])
+        for tensor, missing in zip(tensors, expanded, strict=True)
+    ]
+    op.carry(op.result, contract(op, operands, [dim for dim in range(ndim) if dim not in op.arg("sumdim")]))
+
+
+@rule(*existing(aten, "_cdist_forward", "_euclidean_dist"))
+def distances(op: Operation) -> None:
+    """Distances of all rows of one tensor from all rows of another: all channels of a row are mixed."""
+    left, right = op.args[:2]
+    batch = [f"batch {i}" for i in range(op.result.ndim - 2)]
+    operands = [
+        operand(op, tensor, [*batch[len(batch) + 2 - tensor.ndim :], row, "channel"])
+        for tensor, row in ((left, "left"), (right, "right"))
+    ]
+    for each in operands:
+        for shadow in each.shadows:
+            if shadow.dims == (len(each.labels) - 1,):
+                op.reduce(shadow.ids)
+    op.carry(op.result, contract(op, operands, [*batch, "left", "right"]))
 
 
 @rule(aten.convolution)
@@ -139,7 +170,15 @@ def _split(
 
 
 def contract(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) -> list[Shadow]:
-    """Let the operands meet; weights among them consume what is summed over and produce what stays."""
+    """Let the operands meet; weights among them consume what is summed over and produce what stays.
+
+    Where no weight is among them (queries and keys), the sum depends on how many channels it runs over.
+    """
+    if all(o.origin is Origin.ACTIVATION for o in operands):
+        for o in operands:
+            for shadow in o.shadows:
+                if not any(o.labels[dim] in result for dim in shadow.dims):
+                    op.reduce(shadow.ids)
     if any(o.origin is not Origin.WEIGHT for o in operands):
         for o in operands:
             if o.origin is Origin.WEIGHT:

@@ -19,7 +19,7 @@ _SUMS = (aten.add, aten.add_, aten.sub, aten.sub_)
 @rule(
     aten.copy_, aten.hardswish, aten.hardswish_, aten.nan_to_num, aten.rrelu_with_noise, aten.native_dropout
 )
-@rule(*existing(aten, "_prelu_kernel", "log_sigmoid_forward", "_fused_dropout"))
+@rule(*existing(aten, "_prelu_kernel", "log_sigmoid_forward", "_fused_dropout", "complex", "polar"))
 def pointwise(op: Operation) -> None:
     """Operands are broadcast; equal places hold the same channel.
 

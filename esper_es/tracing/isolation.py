@@ -6,6 +6,7 @@ import gc
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,54 @@ def undisturbed(model: nn.Module, examples: object) -> Iterator[None]:
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers(), *tensors_in(examples))}
     with ExitStack() as stack:
         stack.enter_context(_random_state(devices))
+        stack.enter_context(remembering_nothing(model))
         stack.enter_context(_evaluating(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         yield
+
+
+_OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
+
+
+@contextmanager
+def remembering_nothing(model: nn.Module) -> Iterator[None]:
+    """Take back what a forward pass keeps on its modules, in attributes, dicts and lists: tensors that were computed
+    once (position biases) would stand for what they were computed from in every later run."""
+    before = [(module, _copied(module.__dict__)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            _restore(module.__dict__, attributes)
+
+
+def _copied(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Each attribute, and what it holds where that is a plain container."""
+    return {
+        name: (value, value.copy() if type(value) in (dict, list) else None)
+        for name, value in attributes.items()
+        if name not in _OF_EVERY_MODULE
+    }
+
+
+def _restore(attributes: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None:
+    for name in attributes.keys() - before.keys() - _OF_EVERY_MODULE:
+        del attributes[name]
+    for name, (value, content) in before.items():
+        attributes[name] = value
+        if content is not None and not _same(value, content):
+            value.clear()
+            if isinstance(value, dict):
+                value.update(content)
+            else:
+                value.extend(content)
+
+
+def _same(value: Any, content: Any) -> bool:
+    if isinstance(value, dict):
+        return value.keys() == content.keys() and all(value[key] is content[key] for key in content)
+    return len(value) == len(content) and all(a is b for a, b in zip(value, content, strict=True))
 
 
 @contextmanager

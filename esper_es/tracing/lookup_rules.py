@@ -69,7 +69,7 @@ def index(op: Operation) -> None:
             op.pin_all(tensor, "is chosen by value in")
         return
     constant = all(op.origin(each) <= Origin.CONSTANT for each in given if each is not None)
-    indices = _by_dim(given)
+    indices = by_dim(given)
     width = max(each.ndim for each in indices.values())
     adjacent = max(indices) - min(indices) + 1 == len(indices)
     start = min(indices) if adjacent else 0
@@ -88,7 +88,7 @@ def index(op: Operation) -> None:
     op.carry(op.result, kept)
 
 
-def _by_dim(given: Sequence[torch.Tensor | None]) -> dict[int, torch.Tensor]:
+def by_dim(given: Sequence[torch.Tensor | None]) -> dict[int, torch.Tensor]:
     """The index tensor of each indexed dimension; a mask of n dimensions stands for n tensors of indices."""
     indices: dict[int, torch.Tensor] = {}
     dim = 0

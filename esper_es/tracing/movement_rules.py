@@ -11,6 +11,7 @@ from esper_es.tracing.operation import Operation
 from esper_es.tracing.rule_table import existing, rule
 from esper_es.tracing.shadow import (
     NOBODY,
+    Block,
     Shadow,
     picked,
     relocated,
@@ -41,7 +42,20 @@ def reshape(op: Operation) -> None:
         op.pin_all(op.input, "is empty in")
         return
     blocks = reshape_blocks(old, new)
-    op.move(lambda shadow: reshaped(shadow, old, new, blocks))
+    crowded = _crowded(op.shadows(op.input), old, blocks)
+    op.move(lambda shadow: None if any(shadow is c for c in crowded) else reshaped(shadow, old, new, blocks))
+
+
+def _crowded(shadows: Sequence[Shadow], shape: Sequence[int], blocks: Sequence[Block]) -> list[Shadow]:
+    """Single channels (a class token's place) whose dimension is joined with one that has channels of its own."""
+    single = [shadow for shadow in shadows if [shape[dim] for dim in shadow.dims] == [1]]
+    return [
+        shadow
+        for shadow in single
+        for block in blocks
+        if shadow.dims[0] in block.old
+        and any(set(other.dims) & set(block.old) - set(shadow.dims) for other in shadows)
+    ]
 
 
 @rule(aten.as_strided, aten.as_strided_, moves=True)
@@ -56,6 +70,28 @@ def as_strided(op: Operation) -> None:
     else:
         op.pin_all(op.input, "is restrided by")
         op.carry(op.result, [])
+
+
+@rule(aten.view_as_real, *existing(aten, "view_as_real_copy"), moves=True)
+def view_as_real(op: Operation) -> None:
+    """Real and imaginary part of a channel stand in a last dimension of their own."""
+    op.move(lambda shadow: shadow)
+
+
+@rule(aten.view_as_complex, *existing(aten, "view_as_complex_copy"))
+def view_as_complex(op: Operation) -> None:
+    """Pairs along the last dimension become one number: the two channels of a pair come and go together."""
+    last = op.input.ndim - 1
+    kept = []
+    for shadow in op.shadows(op.input):
+        rest = tuple(dim for dim in shadow.dims if dim != last)
+        if len(rest) == len(shadow.dims):
+            kept.append(shadow)
+        elif rest:
+            kept.append(Shadow(rest, op.collapse(shadow, rest)))
+        else:
+            op.pin(shadow.ids, "are the two parts of one number in")
+    op.carry(op.result, kept)
 
 
 @rule(aten.permute, moves=True)

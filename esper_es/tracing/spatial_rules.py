@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 import torch
 
+from esper_es.tracing.meeting import meet, operand
 from esper_es.tracing.operation import Operation
 from esper_es.tracing.rule_table import Follow, existing, rule
 from esper_es.tracing.shadow import Shadow, picked
@@ -31,20 +32,33 @@ _RESAMPLING = {
 
 
 def spatial(count: int) -> Follow:
-    """The rule of an operator on the last ``count`` dimensions: channels that lie there are pinned."""
+    """The rule of an operator on the last ``count`` dimensions; see ``maps``."""
 
     def follow(op: Operation) -> None:
-        first = op.input.ndim - count
-        kept = []
-        for shadow in op.shadows(op.input):
-            if any(dim >= first for dim in shadow.dims):
-                op.pin(shadow.ids, "lies along a spatial dimension of")
-            else:
-                kept.append(shadow)
+        kept = maps(op, op.input, count)
         for result in op.results:
             op.carry(result, kept)
 
     return follow
+
+
+def maps(op: Operation, tensor: torch.Tensor, count: int) -> list[Shadow]:
+    """What varies in front of the last ``count`` dimensions.
+
+    A channel whose map was made place by place (a linear layer's output, reshaped) comes and goes with all of its
+    map; channels that lie along those dimensions only are pinned.
+    """
+    first = tensor.ndim - count
+    kept = []
+    for shadow in op.shadows(tensor):
+        outside = tuple(dim for dim in shadow.dims if dim < first)
+        if len(outside) == len(shadow.dims):
+            kept.append(shadow)
+        elif outside:
+            kept.append(Shadow(outside, op.collapse(shadow, outside)))
+        else:
+            op.pin(shadow.ids, "lies along a spatial dimension of")
+    return kept
 
 
 def _register(count: int) -> Callable[[Operation], None]:
@@ -59,17 +73,56 @@ for _count in (1, 2, 3):
 @rule(aten.im2col, moves=True)
 def im2col(op: Operation) -> None:
     """Every channel stands once for each place of the window, its places next to each other."""
+    _repeated(op, prod(op.arg("kernel_size")))
+
+
+@rule(*existing(aten, "pixel_unshuffle"), moves=True)
+def pixel_unshuffle(op: Operation) -> None:
+    """Every channel becomes one for each place of a block of r * r, next to each other."""
+    _repeated(op, op.arg("downscale_factor") ** 2)
+
+
+def _repeated(op: Operation, places: int) -> None:
     channels = op.input.ndim - 3
     kept = []
-    for shadow in op.shadows(op.input):
-        if shadow.dims[-1] > channels:
-            op.pin(shadow.ids, "lies along a spatial dimension of")
-        elif channels in shadow.dims:
-            places = prod(op.arg("kernel_size"))
+    for shadow in maps(op, op.input, 2):
+        if channels in shadow.dims:
             kept.append(Shadow(shadow.dims, np.repeat(shadow.ids, places, shadow.axis(channels))))
         else:
             kept.append(shadow)
     op.carry(op.result, kept)
+
+
+@rule(*existing(aten, "channel_shuffle", "native_channel_shuffle"), moves=True)
+def channel_shuffle(op: Operation) -> None:
+    """Channels of several groups are interleaved (Zhang et al., 2018)."""
+    groups = op.arg("groups")
+
+    def shuffled(shadow: Shadow) -> Shadow:
+        if 1 not in shadow.dims:
+            return shadow
+        size = shadow.ids.shape[shadow.axis(1)]
+        return picked(shadow, 1, np.arange(size).reshape(groups, -1).T.ravel())
+
+    op.move(shuffled)
+
+
+@rule(aten.grid_sampler_2d, aten.grid_sampler_3d)
+@rule(*existing(aten, "cudnn_grid_sampler"))
+def grid_sample(op: Operation) -> None:
+    """Every channel is sampled at the same places."""
+    x, grid = op.args[:2]
+    op.pin_all(grid, "says where to sample in")
+    op.carry(op.result, maps(op, x, x.ndim - 2))
+
+
+@rule(*existing(aten, "max_unpool2d", "max_unpool3d"))
+def max_unpool(op: Operation) -> None:
+    """Every channel goes back to the places of its own maxima."""
+    x, indices = op.args[:2]
+    space = [f"space {i}" for i in range(x.ndim - 2)]
+    labels = ["batch", "channels", *space]
+    op.carry(op.result, meet(op, [operand(op, x, labels), operand(op, indices, labels)], labels[:2]))
 
 
 @rule(aten.col2im)
@@ -79,10 +132,8 @@ def col2im(op: Operation) -> None:
     size = op.input.shape[channels]
     places = prod(op.arg("kernel_size"))
     kept = []
-    for shadow in op.shadows(op.input):
-        if shadow.dims[-1] > channels:
-            op.pin(shadow.ids, "lies along a spatial dimension of")
-        elif channels in shadow.dims:
+    for shadow in maps(op, op.input, 1):
+        if channels in shadow.dims:
             first = picked(shadow, channels, np.arange(0, size, places))
             every = np.repeat(first.ids, places, shadow.axis(channels))
             op.same(every, shadow.ids)

@@ -10,6 +10,7 @@ from esper_es.tracing import (
     movement_rules,
     norm_rules,
     reduction_rules,
+    scatter_rules,
     spatial_rules,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "movement_rules",
     "norm_rules",
     "reduction_rules",
+    "scatter_rules",
     "spatial_rules",
 ]

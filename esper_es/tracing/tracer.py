@@ -24,13 +24,13 @@ Example = tuple[tuple[Any, ...], dict[str, Any]]
 def trace(model: nn.Module, examples: Sequence[Example]) -> Trace:
     """Run a model on each example and follow every channel through every operator that it executes.
 
-    The model runs as it is, in evaluation mode and without gradients; its flags, its buffers and all random
-    generators are afterwards as they were. Only executed code is traced: give several examples to cover
-    several branches. Dimensions of the examples should exceed 1, as size 1 cannot be told from
+    The model runs as it is, in evaluation mode and without gradients; its flags, what its forward keeps on its
+    modules and all random generators are afterwards as they were. Only executed code is traced: give several
+    examples to cover several branches. Dimensions of the examples should exceed 1, as size 1 cannot be told from
     broadcasting.
 
     Args:
-        model: the model, best a copy: a forward that writes to its own attributes does so here too.
+        model: the model, best a copy: a forward that writes into its tensors does so here too.
         examples: arguments and keyword arguments for each run.
 
     Raises:

@@ -65,15 +65,37 @@ def test_a_train_method_with_side_effects_is_not_called() -> None:
 
 
 def test_the_model_runs_in_evaluation_mode_without_gradients() -> None:
+    seen = []
+
     class Asking(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
-            self.seen = (self.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+            seen.append((self.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
             return super().forward(x)
 
     model = Asking(3, 2).train()
     with torch.inference_mode():
         trace(model, example(torch.randn(4, 3)))
-    assert model.seen == (False, False, False)
+    assert seen == [(False, False, False)]
+
+
+def test_what_the_forward_keeps_on_its_modules_is_taken_back() -> None:
+    class Keeping(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.cache: dict[str, Tensor] = {}
+            self.history: list[int] = [1]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.cache["doubled"] = 2 * self.weight
+            self.history.append(len(x))
+            self.last = x
+            return x @ self.cache["doubled"].t()
+
+    model = Keeping()
+    cache = model.cache
+    trace(model, example(torch.randn(4, 3)))
+    assert model.cache is cache
+    assert (model.cache, model.history, hasattr(model, "last")) == ({}, [1], False)
 
 
 def test_gradients_stay() -> None:

@@ -288,3 +288,15 @@ class Reused(nn.Module):
 
 def test_zeros_in_memory_that_was_written_before_pin_nothing() -> None:
     assert trace(Reused(), example(torch.randn(4, 6))).group_of("enter").free
+
+
+def test_the_place_of_a_class_token_does_not_join_the_channels() -> None:
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.leave = nn.Parameter(torch.randn(1, 1, 6)), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.leave(torch.cat([self.token.expand(len(x), 1, 6), x], 1)[:, :1].reshape(len(x), 6))
+
+    assert trace(Token(), example(torch.randn(4, 3, 6))).group_of("token", 2).units == 6

@@ -1,0 +1,89 @@
+"""Widths that a model's own code takes for one: ``y.view(batch, length, channels)`` with the channels of the input.
+
+Which groups are meant can't be seen in a trace, where they are apart. But their sizes agree: so when a width can't
+change alone, those that have the same size are changed with it, and the proof decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from esper_es.planning.resizing import Resizing
+from esper_es.tracing import Member, Trace, WidthGroup
+
+FAMILIES = 8
+"""How many kinds of groups of the same size are looked at before a width counts as fixed."""
+
+
+class Target(NamedTuple):
+    """A group, and how many units it shall have."""
+
+    group: WidthGroup
+    units: int
+
+
+class Family(NamedTuple):
+    """Groups of the same size in repeated layers, whose units are alike: the residual stream, the heads of all layers.
+
+    ``step`` is the number of channels of one unit, ``old`` and ``new`` are the size that all have and shall have;
+    ``targets`` is empty where the new size is no whole number of their units.
+    """
+
+    step: int
+    old: int
+    new: int
+    targets: tuple[Target, ...]
+
+
+def families(found: Trace, resizings: Sequence[Resizing]) -> tuple[Family, ...]:
+    """Return the groups that have a size that changes, without those that change already, by their units."""
+    sizes = sorted({size for r in resizings for size in _sizes(r)})
+    taken = {(r.member.tensor, r.member.dim) for r in resizings}
+    known: dict[tuple[tuple[int, int, int], str], list[Target]] = {}
+    for group in found.width_groups:
+        places = {(m.tensor, m.dim) for m in group.members}
+        fitting = next(_fitting(group, sizes), None)
+        if not group.free or group.families > 1 or places & taken or fitting is None:
+            continue
+        targets = known.setdefault((fitting, re.sub(r"\d+", "", group.tensor)), [])
+        step, _, new = fitting
+        if new % step == 0:
+            targets.append(Target(group, new // step))
+            taken |= places
+    return tuple(Family(*size, tuple(targets)) for (size, _), targets in known.items())[:FAMILIES]
+
+
+def together(found: Sequence[Family]) -> Iterator[tuple[Target, ...]]:
+    """What to change at the same time: everything of one size, then each family alone."""
+    whole = [family for family in found if family.targets]
+    if len(whole) > 1:
+        yield tuple(target for family in whole for target in family.targets)
+    for family in whole:
+        yield family.targets
+
+
+def _sizes(resizing: Resizing) -> Iterator[tuple[int, int]]:
+    """Old and new number of all channels, and of those in one run; but not of units that have several channels."""
+    group = resizing.group
+    compound = any(member.covered > group.units for member in group.members)
+    for old in _lengths(resizing.member):
+        if not (compound and old == group.units):
+            yield old, old // group.units * resizing.units
+
+
+def _fitting(group: WidthGroup, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Channels of one unit, old and new size, where one run of all units has a size that changes."""
+    for member in group.members:
+        for old, new in sizes:
+            if old in _lengths(member) and old % group.units == 0 and old > 1:
+                yield old // group.units, old, new
+
+
+def _lengths(member: Member) -> set[int]:
+    inside = member.positions[member.positions >= 0]
+    runs = int((np.diff(inside) < 0).sum()) + 1
+    return {len(inside), len(inside) // runs}

@@ -1,0 +1,114 @@
+"""Products of several operands, distances, complex numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from esper_es.tracing import WidthGroup, trace
+
+from .zoo import example
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.both, self.leave = (
+            nn.Linear(3, 4),
+            nn.Linear(3, 5),
+            nn.Bilinear(4, 5, 6),
+            nn.Linear(6, 2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.both(self.one(x), self.two(x)))
+
+
+class Distances(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.centres, self.leave = (
+            nn.Linear(3, 6),
+            nn.Parameter(torch.randn(7, 6)),
+            nn.Linear(7, 2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(torch.cdist(self.enter(x), self.centres))
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.real, self.imag, self.leave = nn.Linear(3, 6), nn.Linear(3, 6), nn.Linear(12, 2)
+        self.mix = nn.Parameter(torch.randn(6, 6, dtype=torch.cfloat))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.complex(self.real(x), self.imag(x)) @ self.mix
+        return self.leave(torch.view_as_real(z).flatten(-2))
+
+
+class Turned(nn.Module):
+    """Neighbouring channels are the parts of one number, which is turned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.view_as_complex(self.enter(x).unflatten(-1, (-1, 2))) * 1j
+        return self.leave(torch.view_as_real(z).flatten(-2))
+
+
+def group(model: nn.Module, layer: str, dim: int | None = None) -> WidthGroup:
+    return trace(model, example(torch.randn(4, 3))).group_of(layer, dim)
+
+
+def places(found: WidthGroup) -> dict[tuple[str, int], str]:
+    assert found.free
+    return {(m.tensor, m.dim): m.role for m in found.members}
+
+
+def test_a_bilinear_layer_reads_both_of_its_inputs() -> None:
+    assert places(group(Pair(), "two"))["both.weight", 2] == "consumer"
+
+
+def test_a_bilinear_layer_makes_its_output() -> None:
+    assert places(group(Pair(), "both"))["both.weight", 0] == "producer"
+
+
+def test_distances_are_taken_over_all_channels() -> None:
+    found = group(Distances(), "enter")
+    assert found.reduced_by
+    assert ("centres", 1) in places(found)
+
+
+def test_every_centre_makes_a_channel() -> None:
+    assert ("leave.weight", 1) in places(group(Distances(), "centres", 0))
+
+
+def test_both_parts_of_a_number_are_one_channel() -> None:
+    assert {("real.weight", 0), ("imag.weight", 0), ("mix", 0)} <= places(group(Complex(), "real")).keys()
+
+
+def test_a_channel_of_numbers_is_read_as_two() -> None:
+    found = group(Complex(), "mix", 1)
+    reader = found.member("leave.weight", 1)
+    assert (found.free, found.units, reader and reader.covered) == (True, 6, 12)
+
+
+def test_neighbours_that_are_one_number_come_and_go_together() -> None:
+    found = group(Turned(), "enter")
+    assert (found.free, found.units, found.unit_size) == (True, 4, 2)
+
+
+def test_a_sum_of_products_depends_on_how_many_there_are() -> None:
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key = nn.Linear(3, 6), nn.Linear(3, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.query(x) @ self.key(x).t()
+
+    assert [r.op for r in group(Scores(), "query").reduced_by] == ["aten.mm"]
