@@ -12,6 +12,7 @@ from esper_es.tracing.rule_table import existing, rule
 from esper_es.tracing.shadow import (
     NOBODY,
     Shadow,
+    constant_over,
     picked,
     relocated,
     reshape_blocks,
@@ -107,17 +108,15 @@ def expand(op: Operation) -> None:
     """Repetition of one value is no channel; a single channel spread over many indices is pinned."""
     old, new = op.input.shape, op.result.shape
     shift = len(new) - len(old)
+    repeated = [dim for dim in range(len(old)) if old[dim] != new[dim + shift]]
+    kept = []
     for shadow in op.shadows(op.input):
-        if any(old[dim] != new[dim + shift] for dim in shadow.dims):
+        spread = constant_over(shadow, repeated)
+        if spread is None:
             op.pin(shadow.ids, "its only channel is broadcast in")
-    op.carry(
-        op.result,
-        [
-            Shadow(tuple(dim + shift for dim in shadow.dims), shadow.ids)
-            for shadow in op.shadows(op.input)
-            if all(old[dim] == new[dim + shift] for dim in shadow.dims)
-        ],
-    )
+        else:
+            kept.append(Shadow(tuple(dim + shift for dim in spread.dims), spread.ids))
+    op.carry(op.result, kept)
 
 
 @rule(aten.repeat, moves=True)
