@@ -17,6 +17,7 @@ from attrs import field, frozen
 from esper_es.domain.edits import Edit, Fill, ScaleSlice
 from esper_es.domain.index_map import IndexMap
 from esper_es.planning.resizing import Resizing
+from esper_es.projections.live.initializers import CONSTANTS, derived_slice
 from esper_es.tracing import Member
 from esper_es.tracing.union_find import Ids
 
@@ -107,6 +108,36 @@ class Silent:
             produces = slot.member.role == "producer" and len(slot.shape) > 1
             fill = drawn(slot, self.law) if produces else Fill("zeros")
         return fill, None
+
+    def finish(self, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:
+        return ()
+
+
+@frozen
+class OneSided:
+    """New units that no weight reads, because they meet each other in a product: all is drawn as ever, but on one side
+    of the product they are fed by weights of zero.
+
+    Attributes:
+        tensor: that holds the side.
+        occurrence: which index of each unit in that tensor is the side.
+    """
+
+    tensor: str
+    occurrence: int
+    drawn: Silent = Silent()
+
+    def fill(self, slot: Slot) -> Filled:
+        fill, entries = self.drawn.fill(slot)
+        growth = slot.resizing.growth
+        if slot.member.tensor != self.tensor or fill.initializer in CONSTANTS or growth is None:
+            return fill, entries
+        dim = slot.member.dim
+        sides = growth.occurrence[growth.unit >= 0]
+        shape = (*slot.shape[:dim], len(sides), *slot.shape[dim + 1 :])
+        entries = derived_slice(fill, shape, slot.tensor().dtype)
+        zero = torch.from_numpy(np.flatnonzero(sides == self.occurrence))
+        return Fill(GIVEN, {"fan_in": fans(slot)["fan_in"]}, slot.seed), entries.index_fill(dim, zero, 0)
 
     def finish(self, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:
         return ()

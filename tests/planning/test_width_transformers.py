@@ -9,7 +9,7 @@ from attrs import frozen
 
 from esper_es import Engine, fingerprint
 
-from .transformer_models import BERT, ENCODER, GPT2, LLAMA, LSTM, SWIN, T5, VIT, Transformer, trained
+from .transformer_models import BERT, ENCODER, GPT2, LLAMA, LSTM, MAMBA, SWIN, T5, VIT, Transformer, trained
 
 
 @frozen
@@ -48,6 +48,7 @@ WIDTHS = [
     Width(LSTM, "lstm.weight_ih_l0", 6, 8, STREAM, 0),
     Width(ENCODER, "enter", 16, 20, STREAM),
     Width(ENCODER, "encoder.layers.0.linear1", 24, 25, STREAM),
+    Width(MAMBA, "backbone.layers.0.mixer.A_log", 6, 7, STREAM, 1),
 ]
 
 

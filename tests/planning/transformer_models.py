@@ -55,6 +55,15 @@ def swin() -> nn.Module:
     return _made(transformers.SwinForImageClassification(config))
 
 
+def mamba() -> nn.Module:
+    sizes = {"hidden_size": 12, "state_size": 6, "time_step_rank": 3, "use_cache": False}
+    return _made(
+        transformers.MambaForCausalLM(
+            transformers.MambaConfig(vocab_size=97, num_hidden_layers=LAYERS, **sizes)
+        )
+    )
+
+
 def _made(model: Any) -> nn.Module:
     made: nn.Module = model.train()
     return made
@@ -128,6 +137,7 @@ LLAMA = _transformer("llama", llama, _tokens)
 T5 = _transformer("t5", t5, lambda: _tokens("input_ids decoder_input_ids"))
 VIT = _transformer("vit", vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
 SWIN = _transformer("swin", swin, lambda: {"pixel_values": torch.randn(2, 3, 32, 32)})
+MAMBA = _transformer("mamba", mamba, _tokens)
 LSTM = _transformer("lstm", Recurrent, lambda: {"x": torch.randn(3, 4, 5)})
 ENCODER = _transformer("encoder", Encoder, lambda: {"x": torch.randn(3, 4, 5)})
 
