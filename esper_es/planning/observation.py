@@ -21,6 +21,7 @@ from esper_es.projections.live.hosting import STANDING
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.rng import preserved_rng
 from esper_es.projections.live.structures import Location, entry_at, leaves, stream_in, tensors_in
+from esper_es.tracing.isolation import forgetting
 from esper_es.tracing.structure import result_tensors
 
 ADD_EXAMPLES = "give one that reaches it, by attach(..., example_inputs=[a, b]) or run.add_examples(b)"
@@ -254,9 +255,9 @@ def _run(module: nn.Module, examples: ExampleInputs, recorder: _Recorder | None 
 
 
 def in_eval(module: nn.Module, action: Callable[[], Any]) -> Any:
-    """Call something with a module in eval mode; training flags and generators are as before afterwards."""
+    """Call something with a module in eval mode; flags, generators and remembered tensors are as before afterwards."""
     training = [part for part in module.modules() if part.training]
-    with preserved_rng():
+    with preserved_rng(), forgetting(module):
         try:
             module.eval()
             return action()

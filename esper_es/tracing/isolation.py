@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +24,53 @@ def undisturbed(model: nn.Module, examples: object) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_random_state(devices))
         stack.enter_context(_evaluating(model))
+        stack.enter_context(forgetting(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         yield
+
+
+@contextmanager
+def forgetting(model: nn.Module) -> Iterator[None]:
+    """Take back what a run keeps of its tensors in attributes of modules: a table computed once from parameters, and
+    looked up ever after, would be out of date after a surgery, and nothing could be followed through it."""
+    before = [(vars(module), _kept(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for attributes, kept in before:
+            for name, (value, _) in _kept(attributes).items():
+                if name not in _REGISTRIES and _holds_tensors(value):
+                    _put_back(attributes, name, kept.get(name))
+
+
+_REGISTRIES = frozenset(("_parameters", "_buffers", "_modules"))
+
+
+def _kept(attributes: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Each attribute, and the content of those that are plain containers."""
+    return {
+        name: (value, copy(value) if type(value) in (dict, list) else None)
+        for name, value in attributes.items()
+    }
+
+
+def _holds_tensors(value: Any) -> bool:
+    content = value.values() if type(value) is dict else value if type(value) in (list, tuple) else [value]
+    return any(isinstance(each, torch.Tensor) for each in content)
+
+
+def _put_back(attributes: dict[str, Any], name: str, kept: tuple[Any, Any] | None) -> None:
+    if kept is None:
+        del attributes[name]
+        return
+    value, content = kept
+    attributes[name] = value
+    if type(value) is dict:
+        value.clear()
+        value.update(content)
+    elif type(value) is list:
+        value[:] = content
 
 
 @contextmanager

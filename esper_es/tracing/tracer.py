@@ -30,7 +30,8 @@ def trace(model: nn.Module, examples: Sequence[Example]) -> Trace:
     broadcasting.
 
     Args:
-        model: the model, best a copy: a forward that writes to its own attributes does so here too.
+        model: the model, best a copy: a forward that writes to its own attributes does so here too (tensors that
+            it keeps there are taken away again).
         examples: arguments and keyword arguments for each run.
 
     Raises:
