@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from esper_es.tracing.shadow import Shadow
+from esper_es.tracing.union_find import Ids
 
 
 class Origin(IntEnum):
@@ -23,11 +24,20 @@ class Origin(IntEnum):
     ACTIVATION = 4
 
 
+class Debt(NamedTuple):
+    """Channels that are pinned as soon as somebody looks at the values of a tensor, not only at its shape."""
+
+    ids: Ids
+    reason: str
+    module: str
+
+
 class Carry(NamedTuple):
     """The shadows of a tensor and its origin. A dimension that no shadow covers has no known channels."""
 
     shadows: tuple[Shadow, ...] = ()
     origin: Origin = Origin.CONSTANT
+    debts: tuple[Debt, ...] = ()
 
 
 UNKNOWN = Carry()

@@ -140,17 +140,21 @@ def slice_(op: Operation) -> None:
 
 @rule(aten.select, moves=True)
 def select(op: Operation) -> None:
-    dim, index = op.dim(), op.arg("index")
-    op.carry(op.result, [_selected(op, s, dim, index) for s in op.shadows(op.input)])
+    _carry_selected(op, op.result, op.dim(), op.arg("index"))
 
 
-def _selected(op: Operation, shadow: Shadow, dim: int, index: int) -> Shadow | None:
-    if dim not in shadow.dims:
-        return without_dim(shadow, dim)
-    if len(shadow.dims) > 1:
-        return selected(shadow, dim, index)
-    op.pin(shadow.ids.take([index]), "is picked by its index in")
-    return None
+def _carry_selected(op: Operation, result: torch.Tensor, dim: int, index: int) -> None:
+    shadows = op.shadows(op.input)
+    picked_out = [shadow.ids.take([index]) for shadow in shadows if shadow.dims == (dim,)]
+    op.carry(
+        result,
+        [_selected(shadow, dim, index) for shadow in shadows if shadow.dims != (dim,)],
+        [op.debt(ids, "is picked by its index in") for ids in picked_out],
+    )
+
+
+def _selected(shadow: Shadow, dim: int, index: int) -> Shadow:
+    return selected(shadow, dim, index) if dim in shadow.dims else without_dim(shadow, dim)
 
 
 @rule(aten.unbind, moves=True)
@@ -161,7 +165,7 @@ def unbind(op: Operation) -> None:
         if dim in shadow.dims and len(shadow.dims) > 1:
             op.collapse(shadow, [d for d in shadow.dims if d != dim])
     for index, result in enumerate(op.result):
-        op.carry(result, [_selected(op, s, dim, index) for s in op.shadows(op.input)])
+        _carry_selected(op, result, dim, index)
 
 
 @rule(aten.split, aten.unsafe_split, aten.split_with_sizes, aten.unsafe_split_with_sizes, moves=True)

@@ -16,7 +16,7 @@ from esper_es.tracing.provenance import Trace
 from esper_es.tracing.relations import Relations
 from esper_es.tracing.slots import SeededTensors, seed, seed_shadows
 from esper_es.tracing.structure import cloned, result_tensors, tensors_in
-from esper_es.tracing.watching import CarryMemory, FunctionWatch, OperatorWatch
+from esper_es.tracing.watching import CarryMemory, FunctionWatch, OperatorWatch, settle
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -55,7 +55,9 @@ def _traced(model: nn.Module, examples: Sequence[Example]) -> Trace:
             calls.example = number
             output = _run(model, number, example, memory, relations, calls)
             for tensor in result_tensors(output):
-                for shadow in memory.recall(tensor).shadows:
+                carry = memory.recall(tensor)
+                settle(carry, relations)
+                for shadow in carry.shadows:
                     relations.pin(shadow.ids, "model output", "")
     _pin_overlaps(seeds, relations)
     unexecuted = _pin_unexecuted(seeds, memory.touched, relations)

@@ -80,6 +80,12 @@ class CarryMemory:
             self._written[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
 
+def settle(carry: Carry, relations: Relations) -> None:
+    """Somebody looks at the values of a tensor."""
+    for debt in carry.debts:
+        relations.pin(debt.ids, debt.reason, debt.module)
+
+
 class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs every operator as it is, then lets its rule follow the channels through it."""
 
@@ -107,6 +113,8 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         recall = self._memory.recall
         carried = {id(tensor): recall(tensor) for tensor in tensors_among((*args, *kwargs.values()))}
         carries = () if func.overloadpacket in MADE_ANEW else carried.values()
+        for carry in carries:
+            settle(carry, self._relations)
         layout = layout_of(args) if operator.mutates else None
         result = func(*args, **kwargs)
         if operator.mutates:
@@ -171,7 +179,9 @@ class FunctionWatch(TorchFunctionMode):
     ) -> Any:
         if func in _EXITS:
             name = f"Tensor.{func.__name__}"
-            for shadow in self._memory.recall(args[0]).shadows:
+            carry = self._memory.recall(args[0])
+            settle(carry, self._relations)
+            for shadow in carry.shadows:
                 self._relations.pin(shadow.ids, f"leaves torch through {name}", self._calls.current)
             self._memory.written(args[0])
         if func in _RECURRENT:
