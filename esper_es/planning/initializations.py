@@ -16,7 +16,6 @@ from esper_es.planning.width_edits import Filled, filled
 from esper_es.planning.width_fills import Filling, OneSided, Silent, Split, Zeros
 from esper_es.planning.width_streams import Stream
 from esper_es.planning.width_trial import difference, require_alive, tolerance
-from esper_es.tracing import WidthGroup
 
 INITIALIZATIONS = ("function_preserving", "kaiming", "xavier", "zeros", "net2wider", "gradmax")
 
@@ -69,28 +68,18 @@ def _plain(scene: Scene, resizings: Sequence[Resizing], filling: Filling, method
 def _preserving(
     scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]
 ) -> Initialized:
-    """Silent new units, but where a norm mixes the channels, or no weight reads them, what changes the outputs least on
-    the example inputs; the first that changes them no more than rounding does."""
+    """Silent new units, but where a norm mixes the channels what changes the outputs least on the example inputs;
+    the first that changes them no more than rounding does."""
     silent = Silent()
-    candidates: list[tuple[str, Callable[[Resizing], Filling]]]
-    if any(r.gather.added and r.group.reduced_by for r in resizings):
-        candidates = [
-            (method, partial(_under_norms, filling, silent))
-            for method, filling in _candidates(scene, resizings)
-        ]
-    elif unread := [r for r in resizings if r.gather.added and not _is_read(r.group)]:
-        candidates = [
-            ("one side of a product zero", partial(_where, unread, filling, silent))
-            for filling in _sides(unread)
-        ]
-    else:
-        candidates = []
-    if not candidates:
+    growing = [r for r in resizings if r.gather.added]
+    if not any(r.group.reduced_by for r in growing):
+        if any(r.group.paired for r in growing):
+            return _one_sided(scene, resizings, attributes)
         return _plain(scene, resizings, silent, "incoming drawn, outgoing zero")
     best: tuple[float, Initialized] | None = None
     limit = tolerance(scene)
-    for method, filling_of in candidates:
-        tried = filled(scene, resizings, filling_of)
+    for method, filling in _candidates(scene, resizings):
+        tried = filled(scene, resizings, partial(_under_norms, filling, silent))
         changed = difference(scene, _all(tried, attributes), tried.tensors)
         if best is None or changed < best[0]:
             best = changed, Initialized(tried, method)
@@ -104,20 +93,27 @@ def _under_norms(filling: Filling, elsewhere: Filling, resizing: Resizing) -> Fi
     return filling if resizing.group.reduced_by else elsewhere
 
 
-def _is_read(group: WidthGroup) -> bool:
-    """Say whether a weight reads the units, so that it can leave out new ones."""
-    return any("consumer" in member.roles for member in group.members)
+def _one_sided(
+    scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]
+) -> Initialized:
+    """Of what new units would be drawn in, as much as leaves the outputs as they are: one side of a product."""
+    zero = frozenset(
+        (r.member.tensor, r.member.dim, side)
+        for r in resizings
+        if r.growth is not None and r.member.role == "producer"
+        for side in range(int(r.growth.occurrence.max()) + 1)
+    )
+    limit = tolerance(scene)
+    found = filled(scene, resizings, lambda _: OneSided(zero))
+    for place in sorted(zero):
+        tried = filled(scene, resizings, partial(_constantly, OneSided(zero - {place})))
+        if difference(scene, _all(tried, attributes), tried.tensors) <= limit:
+            found, zero = tried, zero - {place}
+    return Initialized(found, "one side of a product drawn, the other zero")
 
 
-def _sides(unread: Sequence[Resizing]) -> Iterator[Filling]:
-    """One side after another of a product in which units meet."""
-    for r in unread:
-        if r.member.role == "producer" and r.growth is not None:
-            yield from (OneSided(r.member.tensor, side) for side in range(int(r.growth.occurrence.max()) + 1))
-
-
-def _where(chosen: Sequence[Resizing], filling: Filling, elsewhere: Filling, resizing: Resizing) -> Filling:
-    return filling if any(r is resizing for r in chosen) else elsewhere
+def _constantly(filling: Filling, _: Resizing) -> Filling:
+    return filling
 
 
 def _only_norms(resizings: Sequence[Resizing]) -> bool:

@@ -115,28 +115,28 @@ class Silent:
 
 @frozen
 class OneSided:
-    """New units that no weight reads, because they meet each other in a product: all is drawn as ever, but on one side
-    of the product they are fed by weights of zero.
+    """New units that meet each other in a product: as ever, but on one side of it they are fed by weights of zero.
 
     Attributes:
-        tensor: that holds the side.
-        occurrence: which index of each unit in that tensor is the side.
+        zero: the side, by tensor, dimension, and number among the indices of a unit in that dimension.
     """
 
-    tensor: str
-    occurrence: int
+    zero: frozenset[tuple[str, int, int]]
     drawn: Silent = Silent()
 
     def fill(self, slot: Slot) -> Filled:
         fill, entries = self.drawn.fill(slot)
         growth = slot.resizing.growth
-        if slot.member.tensor != self.tensor or fill.initializer in CONSTANTS or growth is None:
+        if fill.initializer in CONSTANTS or growth is None:
             return fill, entries
-        dim = slot.member.dim
+        tensor, dim = slot.member.tensor, slot.member.dim
         sides = growth.occurrence[growth.unit >= 0]
+        wanted = [side for side in np.unique(sides).tolist() if (tensor, dim, side) in self.zero]
+        if not wanted:
+            return fill, entries
         shape = (*slot.shape[:dim], len(sides), *slot.shape[dim + 1 :])
         entries = derived_slice(fill, shape, slot.tensor().dtype)
-        zero = torch.from_numpy(np.flatnonzero(sides == self.occurrence))
+        zero = torch.from_numpy(np.flatnonzero(np.isin(sides, wanted)))
         return Fill(GIVEN, {"fan_in": fans(slot)["fan_in"]}, slot.seed), entries.index_fill(dim, zero, 0)
 
     def finish(self, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:

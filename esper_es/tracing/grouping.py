@@ -33,6 +33,7 @@ class Grouping:
         self._place_of_slot = np.repeat(np.arange(len(index.places)), np.diff(index.starts))
         self._pins = _tagged(settled.units, [ids for ids, _ in settled.pins])
         self._reductions = _tagged(settled.units, [ids for ids, _ in settled.reductions])
+        self._paired = np.unique(settled.units[settled.paired])
         self._roles = _roles_by_place(index, settled)
         self._signatures = self._unit_signatures()
 
@@ -58,6 +59,7 @@ class Grouping:
             members=self._members(slots, units, ordinals),
             pins=self._pins_of(units),
             reduced_by=self._reductions_of(units),
+            paired=bool(np.isin(units, self._paired).any()),
         )
 
     def groups(self) -> tuple[WidthGroup, ...]:

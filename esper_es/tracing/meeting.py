@@ -133,7 +133,7 @@ def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> Meeting:
     _meet_bare_dimensions(operands, placed, set(result), events)
     placed = _without_private(operands, placed, set(result), events)
     events += _relations(placed, [o.origin for o in operands])
-    outcomes = _surviving(placed, {label: dim for dim, label in enumerate(result)}, events)
+    outcomes = _surviving(operands, placed, {label: dim for dim, label in enumerate(result)}, events)
     return Meeting(tuple(events), tuple(outcomes))
 
 
@@ -225,15 +225,21 @@ def _relation(left: _Placed, right: _Placed, origins: Sequence[Origin]) -> list[
     return [Bundled(left.number, left.along(shared), right.number, right.along(shared))]
 
 
+def _paired(operands: Sequence[_Form], each: _Placed) -> bool:
+    """Whether channels are summed over together with others that are no weights either."""
+    meeting = [o.origin for o in operands if set(each.labels) <= set(o.labels)]
+    return len(meeting) > 1 and Origin.WEIGHT not in meeting
+
+
 def _surviving(
-    placed: Sequence[_Placed], position: Mapping[Label, int], events: list[Event]
+    operands: Sequence[_Form], placed: Sequence[_Placed], position: Mapping[Label, int], events: list[Event]
 ) -> list[Outcome]:
     """One shadow for each set of labels: where shadows of two operands met, the wider one stands for both."""
     kept: list[Outcome] = []
     for each in placed:
         labels = [label for label in each.labels if label in position]
         if not labels:
-            events.append(Read(each.number))
+            events.append(Read(each.number, _paired(operands, each)))
             continue
         dims = tuple(position[label] for label in labels)
         outcome = Outcome(each.number, each.operand, each.along(labels), dims)

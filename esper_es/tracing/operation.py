@@ -152,9 +152,9 @@ class Operation:
         for shadow in self.shadows(tensor):
             self.pin(shadow.ids, reason)
 
-    def read(self, ids: Ids) -> None:
-        """The channels are summed over, each with its own weight or partner: here they arrive."""
-        self._relations.read(ids)
+    def read(self, ids: Ids, paired: bool = False) -> None:
+        """The channels are summed over, each with its own weight, or ``paired`` with others: here they arrive."""
+        self._relations.read(ids, paired)
 
     def reduce(self, ids: Ids) -> None:
         self._relations.reduce(ids, self.site)

@@ -9,7 +9,20 @@ from attrs import frozen
 
 from esper_es import Engine, fingerprint
 
-from .transformer_models import BERT, ENCODER, GPT2, LLAMA, LSTM, MAMBA, SWIN, T5, VIT, Transformer, trained
+from .transformer_models import (
+    BERT,
+    ENCODER,
+    GPT2,
+    LLAMA,
+    LSTM,
+    MAMBA,
+    SWIN,
+    T5,
+    VIT,
+    XLNET,
+    Transformer,
+    trained,
+)
 
 
 @frozen
@@ -49,6 +62,7 @@ WIDTHS = [
     Width(ENCODER, "enter", 16, 20, STREAM),
     Width(ENCODER, "encoder.layers.0.linear1", 24, 25, STREAM),
     Width(MAMBA, "backbone.layers.0.mixer.A_log", 6, 7, STREAM, 1),
+    Width(XLNET, "transformer.layer.0.rel_attn.q", 8, 9, 1e-6, 2),
 ]
 
 

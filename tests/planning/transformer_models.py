@@ -64,6 +64,13 @@ def mamba() -> nn.Module:
     )
 
 
+def xlnet() -> nn.Module:
+    sizes = {"d_model": 32, "n_layer": LAYERS, "n_head": 4, "d_inner": 48}
+    return _made(
+        transformers.XLNetForSequenceClassification(transformers.XLNetConfig(vocab_size=97, **sizes))
+    )
+
+
 def _made(model: Any) -> nn.Module:
     made: nn.Module = model.train()
     return made
@@ -138,6 +145,9 @@ T5 = _transformer("t5", t5, lambda: _tokens("input_ids decoder_input_ids"))
 VIT = _transformer("vit", vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
 SWIN = _transformer("swin", swin, lambda: {"pixel_values": torch.randn(2, 3, 32, 32)})
 MAMBA = _transformer("mamba", mamba, _tokens)
+XLNET = _transformer(
+    "xlnet", xlnet, lambda: {**_tokens(), "token_type_ids": torch.randint(0, 2, (2, 6)), "use_mems": False}
+)
 LSTM = _transformer("lstm", Recurrent, lambda: {"x": torch.randn(3, 4, 5)})
 ENCODER = _transformer("encoder", Encoder, lambda: {"x": torch.randn(3, 4, 5)})
 
