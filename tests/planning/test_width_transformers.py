@@ -12,6 +12,7 @@ from esper_es import Engine, fingerprint
 from .transformer_models import (
     BERT,
     ENCODER,
+    FROZEN,
     GPT2,
     LLAMA,
     LSTM,
@@ -61,6 +62,7 @@ WIDTHS = [
     Width(LSTM, "lstm.weight_ih_l0", 6, 8, STREAM, 0),
     Width(ENCODER, "enter", 16, 20, STREAM),
     Width(ENCODER, "encoder.layers.0.linear1", 24, 25, STREAM),
+    Width(FROZEN, "enter", 6, 8),
     Width(MAMBA, "backbone.layers.0.mixer.A_log", 6, 7, STREAM, 1),
     Width(XLNET, "transformer.layer.0.rel_attn.q", 8, 9, 1e-6, 2),
 ]

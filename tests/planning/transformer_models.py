@@ -90,6 +90,26 @@ class Recurrent(nn.Module):
         return left
 
 
+class Frozen(nn.Module):
+    """A BatchNorm whose numbers are all buffers, one of them not stored, between linear layers."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 6), nn.Linear(6, 3)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.linspace(0.5, 1.5, 6), persistent=name != "bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        left: Tensor = self.leave(self.enter(x) * scale + (self.bias - self.running_mean * scale))
+        return left
+
+
 class Encoder(nn.Module):
     """torch's own transformer encoder, normed first."""
 
@@ -149,6 +169,7 @@ XLNET = _transformer(
     "xlnet", xlnet, lambda: {**_tokens(), "token_type_ids": torch.randint(0, 2, (2, 6)), "use_mems": False}
 )
 LSTM = _transformer("lstm", Recurrent, lambda: {"x": torch.randn(3, 4, 5)})
+FROZEN = _transformer("frozen", Frozen, lambda: {"x": torch.randn(3, 5)})
 ENCODER = _transformer("encoder", Encoder, lambda: {"x": torch.randn(3, 4, 5)})
 
 
