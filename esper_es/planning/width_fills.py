@@ -83,10 +83,13 @@ def drawn(slot: Slot, law: str) -> Fill:
 
 
 def neutral(slot: Slot) -> Fill | None:
-    """Fill of norms and of their statistics, which begin as torch's do; None for all other tensors."""
+    """Fill of norms and of their statistics, which begin as torch's do, and of tables in buffers; None for all other
+    tensors."""
     name = slot.member.tensor.rpartition(".")[2]
     if slot.member.role == "statistic":
         return Fill("ones" if name == "running_var" else "zeros")
+    if slot.member.role == "table":
+        return Fill("zeros")
     if slot.member.role == "affine":
         return Fill("zeros" if name == "bias" else "ones")
     return None

@@ -94,6 +94,8 @@ def _pin_overlaps(seeds: SeededTensors, relations: Relations) -> None:
     for pair in seeds.overlaps:
         for number, other in (pair, pair[::-1]):
             tensor, partner = seeds.index.tensors[number], seeds.index.tensors[other]
+            if partner.table and not tensor.table:
+                continue
             for shadow in seed_shadows(tensor):
                 relations.pin(shadow.ids, f"shares its memory with {partner.name}", tensor.module)
 

@@ -17,6 +17,7 @@ from .transformer_models import (
     LLAMA,
     LSTM,
     MAMBA,
+    POSITIONED,
     SWIN,
     T5,
     VIT,
@@ -63,6 +64,7 @@ WIDTHS = [
     Width(ENCODER, "enter", 16, 20, STREAM),
     Width(ENCODER, "encoder.layers.0.linear1", 24, 25, STREAM),
     Width(FROZEN, "enter", 6, 8),
+    Width(POSITIONED, "enter", 6, 8, STREAM),
     Width(MAMBA, "backbone.layers.0.mixer.A_log", 6, 7, STREAM, 1),
     Width(XLNET, "transformer.layer.0.rel_attn.q", 8, 9, 1e-6, 2),
 ]

@@ -110,6 +110,21 @@ class Frozen(nn.Module):
         return left
 
 
+class Positioned(nn.Module):
+    """A table of positions, a buffer that is not stored, is added to a stream under a norm."""
+
+    positions: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+        self.register_buffer("positions", torch.linspace(0, 9, 48).sin().view(1, 8, 6), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left: Tensor = self.leave(self.norm(self.enter(x) + self.positions[:, : x.shape[1]]))
+        return left
+
+
 class Encoder(nn.Module):
     """torch's own transformer encoder, normed first."""
 
@@ -170,6 +185,7 @@ XLNET = _transformer(
 )
 LSTM = _transformer("lstm", Recurrent, lambda: {"x": torch.randn(3, 4, 5)})
 FROZEN = _transformer("frozen", Frozen, lambda: {"x": torch.randn(3, 5)})
+POSITIONED = _transformer("positioned", Positioned, lambda: {"x": torch.randn(3, 4, 5)})
 ENCODER = _transformer("encoder", Encoder, lambda: {"x": torch.randn(3, 4, 5)})
 
 

@@ -1,12 +1,15 @@
-"""Buffers that are parameters in all but training come and go with the channels they belong to."""
+"""Buffers that are parameters in all but training, or that are added, come and go with the channels they belong to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper_es.tracing import trace
+from esper_es.tracing import WidthGroup, trace
 
 from .zoo import example
 
@@ -49,18 +52,28 @@ class KeysWithoutBias(nn.Module):
         return self.after((weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
 
 
-class Shifted(nn.Module):
-    """Adds a buffer whose name says nothing."""
+class Table(nn.Module):
+    """Uses a buffer whose name says nothing."""
 
-    shift: Tensor
+    table: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, use: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
+        self.use = use
         self.before, self.after = nn.Linear(3, 6), nn.Linear(6, 2)
-        self.register_buffer("shift", torch.rand(6))
+        self.register_buffer("table", torch.rand(1, 9, 6))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.before(x) + self.shift)
+        return self.after(self.use(self.before(x), self.table))
+
+
+def written_over(x: Tensor, table: Tensor) -> Tensor:
+    table[:, : x.shape[1]] = x.flip(2)[:1]
+    return x + table[:, : x.shape[1]]
+
+
+def table_group(use: Callable[[Tensor, Tensor], Tensor]) -> WidthGroup:
+    return trace(Table(use), example(torch.randn(2, 4, 3))).group_of("before")
 
 
 def test_the_buffers_of_a_frozen_norm_belong_to_its_channels() -> None:
@@ -80,6 +93,26 @@ def test_zeros_in_place_of_a_bias_come_and_go_with_the_heads() -> None:
     assert (group.free, group.units, member is not None) == (True, 2, True)
 
 
-def test_a_buffer_of_another_name_fixes_what_it_meets() -> None:
-    pins = trace(Shifted(), example(torch.randn(4, 3))).group_of("before").pins
-    assert {pin.reason for pin in pins} == {"meets a tensor without channels in aten.add"}
+def test_a_buffer_that_is_added_comes_and_goes_with_what_it_is_added_to() -> None:
+    group = table_group(lambda x, table: x + table[:, : x.shape[1]])
+    member = group.member("table", 2)
+    assert group.free
+    assert member is not None
+    assert member.role == "table"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, table: x * table[:, :4],
+        lambda x, table: x + table[:, :4].sin(),
+        lambda x, table: x + table[:, :4] @ torch.rand(6, 6),
+        written_over,
+    ],
+    ids=["factor", "sine", "product", "written"],
+)
+def test_a_buffer_of_which_anything_else_is_made_fixes_what_it_meets(
+    use: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    pins = table_group(use).pins
+    assert {pin.reason.rpartition(" ")[0] for pin in pins} == {"meets a tensor without channels in"}
