@@ -17,6 +17,7 @@ from .transformer_models import (
     LLAMA,
     LSTM,
     MAMBA,
+    MAMBA2,
     POSITIONED,
     SWIN,
     T5,
@@ -66,6 +67,7 @@ WIDTHS = [
     Width(FROZEN, "enter", 6, 8),
     Width(POSITIONED, "enter", 6, 8, STREAM),
     Width(MAMBA, "backbone.layers.0.mixer.A_log", 6, 7, STREAM, 1),
+    Width(MAMBA2, "backbone.layers.0.mixer.dt_bias", 3, 4, None),
     Width(XLNET, "transformer.layer.0.rel_attn.q", 8, 9, 1e-6, 2),
 ]
 

@@ -64,6 +64,19 @@ def mamba() -> nn.Module:
     )
 
 
+def mamba2() -> nn.Module:
+    sizes = {
+        "hidden_size": 24,
+        "state_size": 4,
+        "num_heads": 6,
+        "head_dim": 8,
+        "n_groups": 3,
+        "chunk_size": 4,
+    }
+    config = transformers.Mamba2Config(vocab_size=97, num_hidden_layers=LAYERS, use_cache=False, **sizes)
+    return _made(transformers.Mamba2ForCausalLM(config))
+
+
 def xlnet() -> nn.Module:
     sizes = {"d_model": 32, "n_layer": LAYERS, "n_head": 4, "d_inner": 48}
     return _made(
@@ -180,6 +193,7 @@ T5 = _transformer("t5", t5, lambda: _tokens("input_ids decoder_input_ids"))
 VIT = _transformer("vit", vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
 SWIN = _transformer("swin", swin, lambda: {"pixel_values": torch.randn(2, 3, 32, 32)})
 MAMBA = _transformer("mamba", mamba, _tokens)
+MAMBA2 = _transformer("mamba2", mamba2, _tokens)
 XLNET = _transformer(
     "xlnet", xlnet, lambda: {**_tokens(), "token_type_ids": torch.randint(0, 2, (2, 6)), "use_mems": False}
 )
