@@ -22,7 +22,7 @@ from esper_es.projections.live.names import named_tensors
 HEAD_TOTALS = frozenset(
     ("all_head_size", "inner_dim", "inner_size", "split_size", "attn_dim", "attention_dim", "qkv_dim")
 )
-HEAD_COUNTS = re.compile(r"(?:num_?|n_?)?(?:attention_|attn_|kv_|key_value_|query_|q_)?heads?")
+HEAD_COUNTS = re.compile(r"(?:num_?|n_?)?(?:(?:attention_|attn_|kv_|key_value_|query_|q_)?heads?|groups)")
 STREAMS = frozenset(("hidden_size", "embed_dim", "d_model", "hidden_dim", "embedding_dim", "dim", "channels"))
 
 

@@ -13,7 +13,7 @@ from esper_es.planning.gradmax import Loss, gradmax
 from esper_es.planning.resizing import Resizing
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_edits import Filled, filled
-from esper_es.planning.width_fills import Filling, Silent, Split, Zeros
+from esper_es.planning.width_fills import Filling, OneSided, Silent, Split, Zeros
 from esper_es.planning.width_streams import Stream
 from esper_es.planning.width_trial import difference, require_alive, tolerance
 from esper_es.tracing.contraction_rules import PRODUCTS
@@ -72,7 +72,10 @@ def _preserving(
     """Silent new units, but where a norm mixes the channels what changes the outputs least on the example inputs;
     the first that changes them no more than rounding does."""
     silent = Silent()
-    if not any(r.gather.added and r.group.reduced_by for r in resizings):
+    growing = [r for r in resizings if r.gather.added]
+    if not any(r.group.reduced_by for r in growing):
+        if any(r.group.paired for r in growing):
+            return _one_sided(scene, resizings, attributes)
         return _plain(scene, resizings, silent, "incoming drawn, outgoing zero")
     best: tuple[float, Initialized] | None = None
     limit = tolerance(scene)
@@ -89,6 +92,29 @@ def _preserving(
 
 def _under_norms(filling: Filling, elsewhere: Filling, resizing: Resizing) -> Filling:
     return filling if resizing.group.reduced_by else elsewhere
+
+
+def _one_sided(
+    scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]
+) -> Initialized:
+    """Of what new units would be drawn in, as much as leaves the outputs as they are: one side of a product."""
+    zero = frozenset(
+        (r.member.tensor, r.member.dim, side)
+        for r in resizings
+        if r.growth is not None and r.member.role == "producer"
+        for side in range(int(r.growth.occurrence.max()) + 1)
+    )
+    limit = tolerance(scene)
+    found = filled(scene, resizings, lambda _: OneSided(zero))
+    for place in sorted(zero):
+        tried = filled(scene, resizings, partial(_constantly, OneSided(zero - {place})))
+        if difference(scene, _all(tried, attributes), tried.tensors) <= limit:
+            found, zero = tried, zero - {place}
+    return Initialized(found, "one side of a product drawn, the other zero")
+
+
+def _constantly(filling: Filling, _: Resizing) -> Filling:
+    return filling
 
 
 def _only_norms(resizings: Sequence[Resizing]) -> bool:

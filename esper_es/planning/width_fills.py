@@ -17,6 +17,7 @@ from attrs import field, frozen
 from esper_es.domain.edits import Edit, Fill, ScaleSlice
 from esper_es.domain.index_map import IndexMap
 from esper_es.planning.resizing import Resizing
+from esper_es.projections.live.initializers import CONSTANTS, derived_slice
 from esper_es.tracing import Member
 from esper_es.tracing.union_find import Ids
 
@@ -82,10 +83,13 @@ def drawn(slot: Slot, law: str) -> Fill:
 
 
 def neutral(slot: Slot) -> Fill | None:
-    """Fill of norms and of their statistics, which begin as torch's do; None for all other tensors."""
+    """Fill of norms and of their statistics, which begin as torch's do, and of tables in buffers; None for all other
+    tensors."""
     name = slot.member.tensor.rpartition(".")[2]
     if slot.member.role == "statistic":
         return Fill("ones" if name == "running_var" else "zeros")
+    if slot.member.role == "table":
+        return Fill("zeros")
     if slot.member.role == "affine":
         return Fill("zeros" if name == "bias" else "ones")
     return None
@@ -111,6 +115,36 @@ class Silent:
             produces = slot.member.role == "producer" and len(slot.shape) > 1 and fed
             fill = drawn(slot, self.law) if produces else Fill("zeros")
         return fill, None
+
+    def finish(self, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:
+        return ()
+
+
+@frozen
+class OneSided:
+    """New units that meet each other in a product: as ever, but on one side of it they are fed by weights of zero.
+
+    Attributes:
+        zero: the side, by tensor, dimension, and number among the indices of a unit in that dimension.
+    """
+
+    zero: frozenset[tuple[str, int, int]]
+    drawn: Silent = Silent()
+
+    def fill(self, slot: Slot) -> Filled:
+        fill, entries = self.drawn.fill(slot)
+        growth = slot.resizing.growth
+        if fill.initializer in CONSTANTS or growth is None:
+            return fill, entries
+        tensor, dim = slot.member.tensor, slot.member.dim
+        sides = growth.occurrence[growth.unit >= 0]
+        wanted = [side for side in np.unique(sides).tolist() if (tensor, dim, side) in self.zero]
+        if not wanted:
+            return fill, entries
+        shape = (*slot.shape[:dim], len(sides), *slot.shape[dim + 1 :])
+        entries = derived_slice(fill, shape, slot.tensor().dtype)
+        zero = torch.from_numpy(np.flatnonzero(np.isin(sides, wanted)))
+        return Fill(GIVEN, {"fan_in": fans(slot)["fan_in"]}, slot.seed), entries.index_fill(dim, zero, 0)
 
     def finish(self, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:
         return ()

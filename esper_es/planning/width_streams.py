@@ -39,7 +39,7 @@ class Stream:
     readers_drawn: bool
 
     def fill(self, slot: Slot) -> Filled:
-        if "producer" in slot.member.roles:
+        if {"producer", "table"} & set(slot.member.roles):
             return self._produced(slot)
         fill = neutral(slot)
         if fill is None:

@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from esper_es.tracing.shadow import Shadow
+from esper_es.tracing.union_find import Ids
 
 
 class Origin(IntEnum):
@@ -16,11 +17,21 @@ class Origin(IntEnum):
     """All elements are equal (zeros, ones, full): none is a channel of its own, so they fit any channels."""
     CONSTANT = 1
     """Made in the forward or stored as a buffer: nothing is known about its channels."""
-    WEIGHT = 2
+    TABLE = 2
+    """A buffer, moved or added to others: it could be longer by zeros where channels are added to it."""
+    WEIGHT = 3
     """Computed from parameters and constants alone."""
-    INPUT = 3
+    INPUT = 4
     """The model input, moved or transformed element by element."""
-    ACTIVATION = 4
+    ACTIVATION = 5
+
+
+class Debt(NamedTuple):
+    """Channels that are pinned as soon as somebody looks at the values of a tensor, not only at its shape."""
+
+    ids: Ids
+    reason: str
+    module: str
 
 
 class Carry(NamedTuple):
@@ -28,6 +39,7 @@ class Carry(NamedTuple):
 
     shadows: tuple[Shadow, ...] = ()
     origin: Origin = Origin.CONSTANT
+    debts: tuple[Debt, ...] = ()
 
 
 UNKNOWN = Carry()

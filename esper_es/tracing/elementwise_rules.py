@@ -7,12 +7,10 @@ import torch
 from esper_es.tracing.carry import Origin
 from esper_es.tracing.meeting import Operand, meet, operand
 from esper_es.tracing.operation import Operation
-from esper_es.tracing.rule_table import elementwise, existing, rule
+from esper_es.tracing.rule_table import SUMS, elementwise, existing, rule
 from esper_es.tracing.shadow import picked
 
 aten = torch.ops.aten
-
-_SUMS = (aten.add, aten.add_, aten.sub, aten.sub_)
 
 
 @elementwise
@@ -31,7 +29,10 @@ def pointwise(op: Operation) -> None:
         for o in operands:
             if o.origin is Origin.WEIGHT:
                 for shadow in o.shadows:
-                    op.play(shadow.ids, "producer" if op.func.overloadpacket in _SUMS else "affine")
+                    op.play(shadow.ids, "producer" if op.func.overloadpacket in SUMS else "affine")
+            elif o.origin is Origin.TABLE:
+                for shadow in o.shadows:
+                    op.play(shadow.ids, "table")
     if op.func._schema.is_mutable:
         operands[0] = _written(operands[0])
     shadows = meet(op, operands, range(ndim))

@@ -10,7 +10,7 @@ import numpy as np
 from esper_es.tracing.groups import Member, Pin, Reduction, WidthGroup
 from esper_es.tracing.relations import Settled
 from esper_es.tracing.roles import PRECEDENCE, Role
-from esper_es.tracing.slots import SlotIndex, TracedTensor
+from esper_es.tracing.slots import STATISTICS, SlotIndex, TracedTensor
 from esper_es.tracing.union_find import Ids
 
 
@@ -33,6 +33,7 @@ class Grouping:
         self._place_of_slot = np.repeat(np.arange(len(index.places)), np.diff(index.starts))
         self._pins = _tagged(settled.units, [ids for ids, _ in settled.pins])
         self._reductions = _tagged(settled.units, [ids for ids, _ in settled.reductions])
+        self._paired = np.unique(settled.units[settled.paired])
         self._roles = _roles_by_place(index, settled)
         self._signatures = self._unit_signatures()
 
@@ -58,6 +59,7 @@ class Grouping:
             members=self._members(slots, units, ordinals),
             pins=self._pins_of(units),
             reduced_by=self._reductions_of(units),
+            paired=bool(np.isin(units, self._paired).any()),
         )
 
     def groups(self) -> tuple[WidthGroup, ...]:
@@ -97,7 +99,7 @@ class Grouping:
             positions[slots[part] - self._index.starts[number]] = ordinal[part]
             positions.setflags(write=False)
             roles = tuple(role for role in PRECEDENCE if role in self._roles.get(number, {}))
-            role = roles[0] if roles else "producer"
+            role = roles[0] if roles else _role_by_name(tensor)
             members.append(Member(tensor.name, dim, tensor.module, role, roles or (role,), positions))
         return tuple(members)
 
@@ -129,6 +131,11 @@ class Grouping:
         signatures = np.zeros(len(self._settled.units), dtype=np.uint64)
         np.add.at(signatures, keys[starts, 0], words)
         return signatures.astype(np.int64)
+
+
+def _role_by_name(tensor: TracedTensor) -> Role:
+    """The role of what only weights met."""
+    return "statistic" if tensor.name.rpartition(".")[2] in STATISTICS else "producer"
 
 
 def _tagged(units: Ids, tagged: Sequence[Ids]) -> Tagged:

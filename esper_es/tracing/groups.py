@@ -57,7 +57,8 @@ class WidthGroup:
     A unit is the least that can be added or removed: one channel, one attention head, one group of a
     grouped convolution. ``size`` is the width of the target dimension and ``unit_size`` how many of its
     indices one unit takes. Units that do not touch the same tensors equally often cannot be grown as one:
-    then ``unit_size`` is 0 if they differ in the target, and ``families`` counts the kinds of units.
+    then ``unit_size`` is 0 if they differ in the target, and ``families`` counts the kinds of units. ``paired`` says
+    that a product without weights is summed over the units, as over the states of a state space model.
     """
 
     tensor: str
@@ -69,6 +70,7 @@ class WidthGroup:
     members: tuple[Member, ...]
     pins: tuple[Pin, ...]
     reduced_by: tuple[Reduction, ...]
+    paired: bool
 
     @property
     def free(self) -> bool:
@@ -102,4 +104,5 @@ class WidthGroup:
                 {"tensor": p.tensor, "dim": p.dim, "reason": p.reason, "module": p.module} for p in self.pins
             ],
             "reduced_by": [{"op": r.op, "module": r.module} for r in self.reduced_by],
+            "paired": self.paired,
         }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from esper_es.tracing.carry import Origin
@@ -62,7 +63,7 @@ def gather(op: Operation) -> None:
 
 @rule(aten.index, moves=True)
 def index(op: Operation) -> None:
-    """Advanced indexing. Channels along one dimension that is indexed by constants follow the index."""
+    """Advanced indexing. Channels along dimensions that are indexed by constants follow the indices."""
     given: list[torch.Tensor | None] = op.arg("indices")
     if any(op.shadows(each) for each in given if each is not None):
         for tensor in op.tensors:
@@ -79,13 +80,33 @@ def index(op: Operation) -> None:
     for shadow in op.shadows(op.input):
         if all(dim in place for dim in shadow.dims):
             kept.append(relocated(shadow, place))
-        elif len(shadow.dims) == 1 and constant:
-            chosen = indices[shadow.dims[0]]
-            dims = tuple(range(start + width - chosen.ndim, start + width))
-            kept.append(Shadow(dims, shadow.ids[chosen.cpu().numpy()]))
+        elif constant:
+            kept.append(_chosen(shadow, indices, range(start, start + width), place, op.result.shape))
         else:
             op.pin(shadow.ids, "is looked up by index in")
     op.carry(op.result, kept)
+
+
+def _chosen(
+    shadow: Shadow,
+    indices: Mapping[int, torch.Tensor],
+    window: range,
+    place: Mapping[int, int],
+    sizes: Sequence[int],
+) -> Shadow:
+    """The entries of a shadow at constant indices, which the result has on the dimensions ``window``.
+
+    Along a dimension of the window over which its indices are broadcast the shadow is constant.
+    """
+    touched = [dim for dim in shadow.dims if dim in indices]
+    others = [dim for dim in shadow.dims if dim not in indices]
+    where = np.broadcast_arrays(*(indices[dim].cpu().numpy() for dim in touched))
+    ids = shadow.ids.transpose([shadow.axis(dim) for dim in (*touched, *others)])[tuple(where)]
+    first = window.stop - where[0].ndim
+    axes = [axis for axis in range(where[0].ndim) if where[0].shape[axis] == sizes[first + axis]]
+    ids = ids.reshape([ids.shape[axis] for axis in (*axes, *range(where[0].ndim, ids.ndim))])
+    dims = (*(first + axis for axis in axes), *(place[dim] for dim in others))
+    return relocated(Shadow(tuple(range(len(dims))), ids), dict(enumerate(dims)))
 
 
 def by_dim(given: Sequence[torch.Tensor | None]) -> dict[int, torch.Tensor]:

@@ -27,7 +27,7 @@ from esper_es.tracing.meeting_events import (
     Shared,
 )
 from esper_es.tracing.operation import Operation
-from esper_es.tracing.shadow import Shadow
+from esper_es.tracing.shadow import Shadow, constant_over
 
 Label = int | str
 
@@ -59,13 +59,34 @@ def meet(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) ->
     size without channels, where a single channel is broadcast against many, and on labels that nothing else
     has and the result loses (the kernel and spatial dimensions of a convolution).
     """
-    shadows = [shadow for o in operands for shadow in o.shadows]
-    if not shadows:
+    if not any(o.shadows for o in operands):
         return []
+    extent = _extents(operands)
+    operands = [_broadcast(o, extent) for o in operands]
+    shadows = [shadow for o in operands for shadow in o.shadows]
     meeting = _meeting(tuple(map(_form, operands)), tuple(result))
     for event in meeting.events:
         event.happen(op, shadows)
     return [outcome.shadow(op, shadows) for outcome in meeting.outcomes]
+
+
+def _extents(operands: Iterable[Operand | _Form]) -> dict[Label, int]:
+    """How long the operands run together along each label."""
+    extent: dict[Label, int] = {}
+    for o in operands:
+        for label, size in zip(o.labels, o.sizes, strict=True):
+            extent[label] = max(size, extent.get(label, 1))
+    return extent
+
+
+def _broadcast(o: Operand, extent: Mapping[Label, int]) -> Operand:
+    """An operand whose shadows leave out dimensions of size 1 that run along more; not one that covers no other."""
+    repeated = [
+        dim for dim, (label, size) in enumerate(zip(o.labels, o.sizes, strict=True)) if size < extent[label]
+    ]
+    if not repeated or all(len(shadow.dims) == 1 for shadow in o.shadows):
+        return o
+    return o._replace(shadows=tuple([constant_over(shadow, repeated) or shadow for shadow in o.shadows]))
 
 
 class _Form(NamedTuple):
@@ -112,17 +133,14 @@ def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> Meeting:
     _meet_bare_dimensions(operands, placed, set(result), events)
     placed = _without_private(operands, placed, set(result), events)
     events += _relations(placed, [o.origin for o in operands])
-    outcomes = _surviving(placed, {label: dim for dim, label in enumerate(result)}, events)
+    outcomes = _surviving(operands, placed, {label: dim for dim, label in enumerate(result)}, events)
     return Meeting(tuple(events), tuple(outcomes))
 
 
 def _without_broadcast(
     operands: Sequence[_Form], placed: Sequence[_Placed], events: list[Event]
 ) -> list[_Placed]:
-    extent: dict[Label, int] = {}
-    for o in operands:
-        for label, size in zip(o.labels, o.sizes, strict=True):
-            extent[label] = max(size, extent.get(label, 1))
+    extent = _extents(operands)
     kept = []
     for each in placed:
         o = operands[each.operand]
@@ -207,15 +225,21 @@ def _relation(left: _Placed, right: _Placed, origins: Sequence[Origin]) -> list[
     return [Bundled(left.number, left.along(shared), right.number, right.along(shared))]
 
 
+def _paired(operands: Sequence[_Form], each: _Placed) -> bool:
+    """Whether channels are summed over together with others that are no weights either."""
+    meeting = [o.origin for o in operands if set(each.labels) <= set(o.labels)]
+    return len(meeting) > 1 and Origin.WEIGHT not in meeting
+
+
 def _surviving(
-    placed: Sequence[_Placed], position: Mapping[Label, int], events: list[Event]
+    operands: Sequence[_Form], placed: Sequence[_Placed], position: Mapping[Label, int], events: list[Event]
 ) -> list[Outcome]:
     """One shadow for each set of labels: where shadows of two operands met, the wider one stands for both."""
     kept: list[Outcome] = []
     for each in placed:
         labels = [label for label in each.labels if label in position]
         if not labels:
-            events.append(Read(each.number))
+            events.append(Read(each.number, _paired(operands, each)))
             continue
         dims = tuple(position[label] for label in labels)
         outcome = Outcome(each.number, each.operand, each.along(labels), dims)

@@ -28,10 +28,13 @@ class Collapsed(NamedTuple):
 
 
 class Read(NamedTuple):
+    """Summed over; ``paired`` where no weight, but other such channels stand on the other side of the product."""
+
     number: int
+    paired: bool
 
     def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
-        op.read(shadows[self.number].ids)
+        op.read(shadows[self.number].ids, self.paired)
 
 
 class Same(NamedTuple):

@@ -13,6 +13,7 @@ from esper_es.tracing.shadow import (
     NOBODY,
     Block,
     Shadow,
+    constant_over,
     picked,
     relocated,
     reshape_blocks,
@@ -143,17 +144,15 @@ def expand(op: Operation) -> None:
     """Repetition of one value is no channel; a single channel spread over many indices is pinned."""
     old, new = op.input.shape, op.result.shape
     shift = len(new) - len(old)
+    repeated = [dim for dim in range(len(old)) if old[dim] != new[dim + shift]]
+    kept = []
     for shadow in op.shadows(op.input):
-        if any(old[dim] != new[dim + shift] for dim in shadow.dims):
+        spread = constant_over(shadow, repeated)
+        if spread is None:
             op.pin(shadow.ids, "its only channel is broadcast in")
-    op.carry(
-        op.result,
-        [
-            Shadow(tuple(dim + shift for dim in shadow.dims), shadow.ids)
-            for shadow in op.shadows(op.input)
-            if all(old[dim] == new[dim + shift] for dim in shadow.dims)
-        ],
-    )
+        else:
+            kept.append(Shadow(tuple(dim + shift for dim in spread.dims), spread.ids))
+    op.carry(op.result, kept)
 
 
 @rule(aten.repeat, moves=True)
@@ -177,17 +176,21 @@ def slice_(op: Operation) -> None:
 
 @rule(aten.select, moves=True)
 def select(op: Operation) -> None:
-    dim, index = op.dim(), op.arg("index")
-    op.carry(op.result, [_selected(op, s, dim, index) for s in op.shadows(op.input)])
+    _carry_selected(op, op.result, op.dim(), op.arg("index"))
 
 
-def _selected(op: Operation, shadow: Shadow, dim: int, index: int) -> Shadow | None:
-    if dim not in shadow.dims:
-        return without_dim(shadow, dim)
-    if len(shadow.dims) > 1:
-        return selected(shadow, dim, index)
-    op.pin(shadow.ids.take([index]), "is picked by its index in")
-    return None
+def _carry_selected(op: Operation, result: torch.Tensor, dim: int, index: int) -> None:
+    shadows = op.shadows(op.input)
+    picked_out = [shadow.ids.take([index]) for shadow in shadows if shadow.dims == (dim,)]
+    op.carry(
+        result,
+        [_selected(shadow, dim, index) for shadow in shadows if shadow.dims != (dim,)],
+        [op.debt(ids, "is picked by its index in") for ids in picked_out],
+    )
+
+
+def _selected(shadow: Shadow, dim: int, index: int) -> Shadow:
+    return selected(shadow, dim, index) if dim in shadow.dims else without_dim(shadow, dim)
 
 
 @rule(aten.unbind, moves=True)
@@ -198,7 +201,7 @@ def unbind(op: Operation) -> None:
         if dim in shadow.dims and len(shadow.dims) > 1:
             op.collapse(shadow, [d for d in shadow.dims if d != dim])
     for index, result in enumerate(op.result):
-        op.carry(result, [_selected(op, s, dim, index) for s in op.shadows(op.input)])
+        _carry_selected(op, result, dim, index)
 
 
 @rule(aten.split, aten.unsafe_split, aten.split_with_sizes, aten.unsafe_split_with_sizes, moves=True)

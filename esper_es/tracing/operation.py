@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch._ops import OpOverload
 
-from esper_es.tracing.carry import Carry, Origin, result_origin
+from esper_es.tracing.carry import Carry, Debt, Origin, result_origin
 from esper_es.tracing.relations import Relations, Site
 from esper_es.tracing.roles import Role
 from esper_es.tracing.shadow import Shadow, collapsed, spread
@@ -144,13 +144,17 @@ class Operation:
         """Pin channels; a reason that ends in "in" or "by" is completed with the operator's name."""
         self._relations.pin(ids, f"{reason} {self.site.op}", self.site.module)
 
+    def debt(self, ids: Ids, reason: str) -> Debt:
+        """A pin that holds once the result is used for more than its shape."""
+        return Debt(ids, f"{reason} {self.site.op}", self.site.module)
+
     def pin_all(self, tensor: torch.Tensor, reason: str) -> None:
         for shadow in self.shadows(tensor):
             self.pin(shadow.ids, reason)
 
-    def read(self, ids: Ids) -> None:
-        """The channels are summed over, each with its own weight or partner: here they arrive."""
-        self._relations.read(ids)
+    def read(self, ids: Ids, paired: bool = False) -> None:
+        """The channels are summed over, each with its own weight, or ``paired`` with others: here they arrive."""
+        self._relations.read(ids, paired)
 
     def reduce(self, ids: Ids) -> None:
         self._relations.reduce(ids, self.site)
@@ -168,12 +172,14 @@ class Operation:
             self.bundle(spread(heads, shadow, onto), shadow.ids)
         return heads
 
-    def carry(self, tensor: torch.Tensor, shadows: Iterable[Shadow | None]) -> None:
+    def carry(
+        self, tensor: torch.Tensor, shadows: Iterable[Shadow | None], debts: Iterable[Debt] = ()
+    ) -> None:
         """The shadows of a result. ``None`` among them stands for one that the operator made untraceable."""
         kept = [shadow for shadow in shadows if shadow is not None and shadow.ids.size]
         if len(kept) > 1:
             kept = [shadow for shadow in kept if not self._yields(shadow, kept)]
-        self._memory.remember(tensor, Carry(tuple(kept), self._origin))
+        self._memory.remember(tensor, Carry(tuple(kept), self._origin, tuple(debts)))
 
     def move(self, transform: Callable[[Shadow], Shadow | None]) -> None:
         """The result is the first argument moved: each of its shadows is transformed.

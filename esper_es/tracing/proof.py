@@ -30,7 +30,7 @@ def prove(before: Trace, after: Trace, mapping: GatherMaps) -> tuple[str, ...]:
 
     Surviving channels must have bijectively identical classes under *same* and under *bundle*, keep their
     order within each of them, and be pinned exactly where they were. Nothing pinned may be added or
-    removed. Tensors that only one of the models has are not compared.
+    removed. Tensors that only one of the models has are not compared, nor buffers that a model sizes by itself.
 
     Args:
         mapping: the gather map of each resized dimension, under any name of the tensor; others are unchanged.
@@ -88,12 +88,16 @@ def _match(
         new = next((found for name in old.names if (found := after.index.named(name)) is not None), None)
         if new is None:
             continue
+        if old.table and len(old.shape) != len(new.shape):
+            continue
         if len(old.shape) != len(new.shape):
             yield f"{old.name} had the shape {old.shape} and has {new.shape}: not the same number of dims"
             continue
         for dim, (size, resized) in enumerate(zip(old.shape, new.shape, strict=True)):
             gather = maps.get((old.name, dim))
             misfit = _misfit(size, resized, gather)
+            if misfit is not None and old.table and gather is None:
+                continue
             if misfit is not None:
                 yield f"{old.name} dim {dim} {misfit}"
             elif gather is None:

@@ -35,7 +35,7 @@ class Trace:
 
     @property
     def tensors(self) -> tuple[TracedTensor, ...]:
-        """Every parameter and running statistic, tied ones once."""
+        """Every parameter and buffer of floating point, tied ones once."""
         return self.index.tensors
 
     @cached_property

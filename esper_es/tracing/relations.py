@@ -29,11 +29,13 @@ class Settled(NamedTuple):
     """All relations at the end of a trace, as flat arrays over slots.
 
     ``same[s]`` and ``units[s]`` are the smallest slot of the class of ``s``: one channel, and everything that
-    comes and goes with it. The other three list (slots, what was observed about them).
+    comes and goes with it. ``paired`` are slots that a product of other things than weights was summed over. The other
+    three list (slots, what was observed about them).
     """
 
     same: Ids
     units: Ids
+    paired: Ids
     pins: tuple[tuple[Ids, Cause], ...]
     reductions: tuple[tuple[Ids, Site], ...]
     roles: tuple[tuple[Ids, Role, str], ...]
@@ -51,6 +53,7 @@ class Relations:
         self._reductions: dict[Site, list[Ids]] = {}
         self._roles: dict[tuple[Role, str], list[Ids]] = {}
         self._read: list[Ids] = []
+        self._paired: list[Ids] = []
         self._pinned = np.zeros(slots + 1, dtype=bool)
         self._pinned[NOBODY] = True
 
@@ -82,9 +85,11 @@ class Relations:
         """The operator mixes these channels, so its result depends on how many there are."""
         self._reductions.setdefault(site, []).append(ids.ravel())
 
-    def read(self, ids: Ids) -> None:
-        """A product was summed over these channels: this is where they arrive."""
+    def read(self, ids: Ids, paired: bool) -> None:
+        """A product was summed over these channels: this is where they arrive. ``paired``: no weight was in it."""
         self._read.append(ids.ravel())
+        if paired:
+            self._paired.append(ids.ravel())
 
     def play(self, ids: Ids, role: Role, module: str) -> None:
         self._roles.setdefault((role, module), []).append(ids.ravel())
@@ -104,6 +109,7 @@ class Relations:
         return Settled(
             same=same,
             units=units,
+            paired=_known(self._paired) if self._paired else np.zeros(0, dtype=np.int64),
             pins=tuple((_known(parts), cause) for cause, parts in self._pins.items()),
             reductions=tuple((_known(parts), site) for site, parts in self._reductions.items()),
             roles=tuple((_known(parts), *key) for key, parts in self._roles.items()),

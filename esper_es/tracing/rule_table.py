@@ -34,6 +34,9 @@ class Rule:
     preserves: bool
 
 
+SUMS = frozenset((torch.ops.aten.add, torch.ops.aten.add_, torch.ops.aten.sub, torch.ops.aten.sub_))
+"""What is added to channels makes them."""
+
 _RULES: dict[OpOverloadPacket, Rule] = {}
 _ELEMENTWISE: list[Rule] = []
 
@@ -65,10 +68,14 @@ def elementwise(follow: Follow) -> Follow:
 
 @frozen
 class Known:
-    """What is known of one operator overload; ``rule`` is None when nothing is."""
+    """What is known of one operator overload; ``rule`` is None when nothing is.
+
+    ``follows_tables``: it moves or adds what a buffer holds, so that more zeros in the buffer would do no harm.
+    """
 
     rule: Rule | None
     preserves: bool
+    follows_tables: bool
     name: str
     mutates: bool
 
@@ -80,6 +87,8 @@ def known(func: OpOverload) -> Known:
     return Known(
         rule=found,
         preserves=pointwise or (found is not None and found.preserves),
+        follows_tables=func.overloadpacket in SUMS
+        or (found is not None and found.preserves and not pointwise),
         name=str(func.overloadpacket),
         mutates=bool(func._schema.is_mutable),
     )

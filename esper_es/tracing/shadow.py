@@ -7,7 +7,7 @@ materialises just the block of dimensions that it mixes. Everything here is a pu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -64,6 +64,16 @@ def selected(shadow: Shadow, dim: int, index: int) -> Shadow:
     where = tuple(index if d == dim else slice(None) for d in shadow.dims)
     ids: Ids = shadow.ids[where]
     return without_dim(Shadow(rest, ids), dim)
+
+
+def constant_over(shadow: Shadow, repeated: Collection[int]) -> Shadow | None:
+    """The shadow after dimensions of size 1 became longer; None if all that it covers did: one channel everywhere."""
+    axes = tuple(axis for axis, dim in enumerate(shadow.dims) if dim in repeated)
+    if not axes:
+        return shadow
+    if len(axes) == len(shadow.dims):
+        return None
+    return Shadow(tuple(dim for dim in shadow.dims if dim not in repeated), shadow.ids.squeeze(axis=axes))
 
 
 def split_dim(shadow: Shadow, dim: int, parts: int) -> Shadow:

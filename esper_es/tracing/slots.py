@@ -1,7 +1,8 @@
-"""Slots: one id for each index of each dimension of each parameter and running statistic of a model."""
+"""Slots: one id for each index of each dimension of each parameter of a model, and of the buffers that go with them."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -17,14 +18,18 @@ from esper_es.tracing.shadow import Shadow
 from esper_es.tracing.union_find import Ids
 
 STATISTICS = ("running_mean", "running_var")
+FROZEN = re.compile(r"(?:\w+_)?(?:weight|bias)")
+"""Buffers of these names, one number a channel, are parameters in all but training: those of a frozen norm, the zeros
+that stand for the bias of keys."""
 
 
 @frozen
 class TracedTensor:
-    """One parameter or running statistic; tied ones are a single tensor with several names.
+    """One parameter or buffer of floating point; tied ones are a single tensor with several names.
 
     ``name`` is the first of its ``names`` in ``state_dict`` order, ``first_slots[d]`` the id of index 0 of
-    dimension ``d``: index ``i`` of that dimension is the slot ``first_slots[d] + i``.
+    dimension ``d``: index ``i`` of that dimension is the slot ``first_slots[d] + i``. ``statistic`` says that it is a
+    buffer, which is not trained, ``table`` that it is one of which nothing is known but where it is added.
     """
 
     name: str
@@ -32,6 +37,7 @@ class TracedTensor:
     shape: tuple[int, ...]
     first_slots: tuple[int, ...]
     statistic: bool
+    table: bool
 
     @property
     def size(self) -> int:
@@ -94,7 +100,7 @@ class SeededTensors:
 
 
 def seed(model: nn.Module) -> SeededTensors:
-    """Give every dimension of every parameter and running statistic its slots.
+    """Give every dimension of every parameter and every buffer of floating point its slots.
 
     Raises:
         UsageError: a parameter has no shape yet (lazy modules run once before they can be traced).
@@ -115,7 +121,8 @@ def seed(model: nn.Module) -> SeededTensors:
             start += size
         statistic = not isinstance(tensor, nn.Parameter)
         aliases = tuple(names[key])
-        traced.append(TracedTensor(aliases[0], aliases, tuple(tensor.shape), tuple(firsts), statistic))
+        table = statistic and not _is_of_channels(aliases[0], tensor)
+        traced.append(TracedTensor(aliases[0], aliases, tuple(tensor.shape), tuple(firsts), statistic, table))
     return SeededTensors(SlotIndex(tuple(traced)), tuple(live.values()), tuple(_overlaps(live.values())))
 
 
@@ -131,8 +138,14 @@ def seed_shadows(tensor: TracedTensor) -> tuple[Shadow, ...]:
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        if name.rpartition(".")[2] in STATISTICS and buffer.ndim == 1:
+        if buffer.ndim and buffer.is_floating_point():
             yield name, buffer
+
+
+def _is_of_channels(name: str, buffer: torch.Tensor) -> bool:
+    """Whether a buffer's name says that it holds a number for each channel."""
+    local = name.rpartition(".")[2]
+    return buffer.ndim == 1 and (local in STATISTICS or FROZEN.fullmatch(local) is not None)
 
 
 def _overlaps(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, int]]:

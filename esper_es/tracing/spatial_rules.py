@@ -1,4 +1,5 @@
-"""Pooling, resampling, border padding, patches: they work on trailing dimensions and leave channels alone."""
+"""Pooling, resampling, border padding, patches, Fourier transforms: they work on some dimensions and leave channels
+alone."""
 
 from __future__ import annotations
 
@@ -68,6 +69,32 @@ def _register(count: int) -> Callable[[Operation], None]:
 
 for _count in (1, 2, 3):
     _register(_count)
+
+
+@rule(aten._fft_r2c, aten._fft_c2r, aten._fft_c2c)
+def fourier(op: Operation) -> None:
+    """Mixes the elements along the transformed dimensions; what lies there must keep its place and its number."""
+    dims = op.dims()
+    kept = []
+    for shadow in op.shadows(op.input):
+        if set(shadow.dims) & set(dims):
+            op.pin(shadow.ids, "is transformed by")
+        else:
+            kept.append(shadow)
+    op.carry(op.result, kept)
+
+
+@rule(aten.view_as_real, aten.view_as_complex)
+def pairs_of_reals(op: Operation) -> None:
+    """A last dimension of real and imaginary part comes or goes; the other dimensions stay where they are."""
+    last = op.input.ndim - 1
+    kept = []
+    for shadow in op.shadows(op.input):
+        if op.result.ndim < op.input.ndim and last in shadow.dims:
+            op.pin(shadow.ids, "is taken for a real or imaginary part by")
+        else:
+            kept.append(shadow)
+    op.carry(op.result, kept)
 
 
 @rule(aten.im2col, moves=True)

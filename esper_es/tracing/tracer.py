@@ -16,7 +16,7 @@ from esper_es.tracing.provenance import Trace
 from esper_es.tracing.relations import Relations
 from esper_es.tracing.slots import SeededTensors, seed, seed_shadows
 from esper_es.tracing.structure import cloned, result_tensors, tensors_in
-from esper_es.tracing.watching import CarryMemory, FunctionWatch, OperatorWatch
+from esper_es.tracing.watching import CarryMemory, FunctionWatch, OperatorWatch, settle
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -54,7 +54,9 @@ def _traced(model: nn.Module, examples: Sequence[Example]) -> Trace:
             calls.example = number
             output = _run(model, number, example, memory, relations, calls)
             for tensor in result_tensors(output):
-                for shadow in memory.recall(tensor).shadows:
+                carry = memory.recall(tensor)
+                settle(carry, relations)
+                for shadow in carry.shadows:
                     relations.pin(shadow.ids, "model output", "")
     _pin_overlaps(seeds, relations)
     unexecuted = _pin_unexecuted(seeds, memory.touched, relations)
@@ -91,6 +93,8 @@ def _pin_overlaps(seeds: SeededTensors, relations: Relations) -> None:
     for pair in seeds.overlaps:
         for number, other in (pair, pair[::-1]):
             tensor, partner = seeds.index.tensors[number], seeds.index.tensors[other]
+            if partner.table and not tensor.table:
+                continue
             for shadow in seed_shadows(tensor):
                 relations.pin(shadow.ids, f"shares its memory with {partner.name}", tensor.module)
 

@@ -49,7 +49,10 @@ class CarryMemory:
     def __init__(self, seeds: SeededTensors) -> None:
         self._carried: MutableMapping[torch.Tensor, Carry] = WeakTensorKeyDictionary()
         self._seeded = {
-            id(live): (number, Carry(seed_shadows(tensor), Origin.WEIGHT))
+            id(live): (
+                number,
+                Carry(seed_shadows(tensor), Origin.TABLE if tensor.table else Origin.WEIGHT),
+            )
             for number, (live, tensor) in enumerate(zip(seeds.live, seeds.index.tensors, strict=True))
         }
         self._written: dict[int, StorageWeakRef] = {}
@@ -59,25 +62,38 @@ class CarryMemory:
         seeded = self._seeded.get(id(tensor))
         if seeded is not None:
             self.touched.add(seeded[0])
-            return seeded[1]
+            carry = seeded[1]
+            return carry if self._still(tensor, carry) else self._carried.get(tensor, UNKNOWN)
         carry = self._carried.get(tensor, UNKNOWN)
-        if carry.origin is Origin.UNIFORM and tensor.layout is torch.strided:
-            return UNKNOWN if tensor.untyped_storage()._cdata in self._written else carry
-        return carry
+        return carry if self._still(tensor, carry) else UNKNOWN
 
     def remember(self, tensor: torch.Tensor, carry: Carry) -> None:
-        if id(tensor) not in self._seeded:
+        seeded = self._seeded.get(id(tensor))
+        if seeded is None or not self._still(tensor, seeded[1]):
             self._carried[tensor] = carry
 
+    def _still(self, tensor: torch.Tensor, carry: Carry) -> bool:
+        """Whether nothing wrote over what a tensor held without channels that somebody knows."""
+        if carry.origin not in (Origin.UNIFORM, Origin.TABLE) or tensor.layout is not torch.strided:
+            return True
+        return tensor.untyped_storage()._cdata not in self._written
+
     def written(self, tensor: torch.Tensor) -> None:
-        """Something wrote into a tensor: no view of its memory is uniform any more.
+        """Something wrote into a tensor: no view of its memory is uniform, or a table, any more.
 
         Channels that were tracked in it stay tracked, as writing into them only adds relations. A weak reference
         keeps the storage's name from being given to another one, and none of its memory alive.
         """
-        if not self._carried.get(tensor, UNKNOWN).shadows and tensor.layout is torch.strided:
+        carry = self.recall(tensor)
+        if (carry.origin is Origin.TABLE or not carry.shadows) and tensor.layout is torch.strided:
             storage = tensor.untyped_storage()
             self._written[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+
+
+def settle(carry: Carry, relations: Relations) -> None:
+    """Somebody looks at the values of a tensor."""
+    for debt in carry.debts:
+        relations.pin(debt.ids, debt.reason, debt.module)
 
 
 class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -106,7 +122,11 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return result
         recall = self._memory.recall
         carried = {id(tensor): recall(tensor) for tensor in tensors_among((*args, *kwargs.values()))}
+        if not operator.follows_tables:
+            carried = {key: UNKNOWN if c.origin is Origin.TABLE else c for key, c in carried.items()}
         carries = () if func.overloadpacket in MADE_ANEW else carried.values()
+        for carry in carries:
+            settle(carry, self._relations)
         layout = layout_of(args) if operator.mutates else None
         result = func(*args, **kwargs)
         if operator.mutates:
@@ -149,7 +169,14 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if argument.alias_info is not None and argument.alias_info.is_write:
                 target = args[position] if position < len(args) else kwargs.get(argument.name)
                 for tensor in tensors_among((target,)):
+                    self._pin_table(tensor, func)
                     self._memory.written(tensor)
+
+    def _pin_table(self, tensor: torch.Tensor, func: OpOverload) -> None:
+        carry = self._memory.recall(tensor)
+        if carry.origin is Origin.TABLE:
+            for shadow in carry.shadows:
+                self._relations.pin(shadow.ids, f"is written by {func.overloadpacket}", self._calls.current)
 
 
 class FunctionWatch(TorchFunctionMode):
@@ -171,7 +198,9 @@ class FunctionWatch(TorchFunctionMode):
     ) -> Any:
         if func in _EXITS:
             name = f"Tensor.{func.__name__}"
-            for shadow in self._memory.recall(args[0]).shadows:
+            carry = self._memory.recall(args[0])
+            settle(carry, self._relations)
+            for shadow in carry.shadows:
                 self._relations.pin(shadow.ids, f"leaves torch through {name}", self._calls.current)
             self._memory.written(args[0])
         if func in _RECURRENT:

@@ -23,28 +23,53 @@ ATTENTION = ("eager", "sdpa", "flex_attention")
 _HOME = re.compile(r"(?:transformers\.)?models\.(?P<family>\w+)\.modeling_\w+")
 
 
-def build(architecture: str, config: Mapping[str, Json], attn_implementation: str | None = None) -> nn.Module:
+Attention = str | Mapping[str, str]
+"""An implementation for the whole model, or one for each of the configurations inside its own, which goes by ``""``."""
+
+
+def build(
+    architecture: str, config: Mapping[str, Json], attn_implementation: Attention | None = None
+) -> nn.Module:
     """Build a model of the library, freshly initialised.
 
     Args:
         architecture: name of a model class of ``transformers``, such as ``"GPT2LMHeadModel"``.
         config: for its configuration class; JSON. What is left out has the library's default.
-        attn_implementation: ``"eager"``, ``"sdpa"`` or ``"flex_attention"``; the library's choice by default.
+        attn_implementation: ``"eager"``, ``"sdpa"`` or ``"flex_attention"``, or one of these for each of the model's
+            configurations by its key; the library's choice by default.
 
     Raises:
         ReplayError: if the library is missing, the class is none of its models, or the config asks for more.
     """
     model_class = _model_class(architecture)
     check_config(config)
-    if attn_implementation not in (None, *ATTENTION):
-        raise ReplayError(
-            f"attn_implementation is one of {', '.join(ATTENTION)}, got {attn_implementation!r}"
-        )
+    _check_attention(attn_implementation)
     configuration = model_class.config_class.from_dict(with_floats(dict(config)))
     if attn_implementation is not None:
-        configuration._attn_implementation = attn_implementation
+        configuration._attn_implementation = (
+            attn_implementation if isinstance(attn_implementation, str) else dict(attn_implementation)
+        )
     model: nn.Module = model_class(configuration)
     return model
+
+
+def _check_attention(asked: object) -> None:
+    for each in asked.values() if isinstance(asked, Mapping) else [asked]:
+        if each not in (None, *ATTENTION):
+            raise ReplayError(f"attn_implementation is one of {', '.join(ATTENTION)}, got {each!r}")
+
+
+def _attention_of(config: Any) -> Attention | None:
+    """Return what a configuration and those inside it compute attention with: a backbone may do otherwise."""
+    inside = {key: getattr(config, key, None) for key in config.sub_configs}
+    found = {
+        key: getattr(each, "_attn_implementation", None)
+        for key, each in {"": config, **inside}.items()
+        if each is not None
+    }
+    known = {key: value for key, value in found.items() if value in ATTENTION}
+    own = known.get("")
+    return own if set(found.values()) == {own} else known or None
 
 
 def _model_class(architecture: object) -> Any:
@@ -80,6 +105,7 @@ def arguments_of(module: nn.Module) -> dict[str, Json] | None:
         "architecture": model_class.__name__,
         "config": storable(json.loads(config.to_json_string(use_diff=False))),
     }
-    if config._attn_implementation in ATTENTION:
-        arguments["attn_implementation"] = config._attn_implementation
+    attention = _attention_of(config)
+    if attention is not None:
+        arguments["attn_implementation"] = attention if isinstance(attention, str) else dict(attention)
     return arguments

@@ -132,6 +132,29 @@ def test_the_attention_that_the_model_computes_with_comes_back() -> None:
     assert again.config._attn_implementation == "eager"
 
 
+def test_a_backbone_that_computes_attention_in_another_way_comes_back() -> None:
+    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+
+    backbone = ResNetConfig(
+        embedding_size=8, hidden_sizes=[12], depths=[1], layer_type="basic", out_features=["stage1"]
+    )
+    sizes = {"d_model": 12, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "num_queries": 3}
+    heads = {"encoder_attention_heads": 3, "decoder_attention_heads": 3}
+    config = DetrConfig(
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+        backbone_config=backbone,
+        encoder_layers=1,
+        decoder_layers=1,
+        **sizes,
+        **heads,
+    )
+    engine = Engine()
+    run = engine.attach(DetrForObjectDetection(config), "detr", {"pixel_values": torch.randn(1, 3, 32, 32)})
+    assert fingerprint(engine.replay("detr")) == run.fingerprint
+
+
 def test_a_configuration_with_infinity_comes_back() -> None:
     from transformers import Mamba2Config, Mamba2ForCausalLM
 

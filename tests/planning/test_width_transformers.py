@@ -9,7 +9,23 @@ from attrs import frozen
 
 from esper_es import Engine, fingerprint
 
-from .transformer_models import BERT, ENCODER, GPT2, LLAMA, LSTM, SWIN, T5, VIT, Transformer, trained
+from .transformer_models import (
+    BERT,
+    ENCODER,
+    FROZEN,
+    GPT2,
+    LLAMA,
+    LSTM,
+    MAMBA,
+    MAMBA2,
+    POSITIONED,
+    SWIN,
+    T5,
+    VIT,
+    XLNET,
+    Transformer,
+    trained,
+)
 
 
 @frozen
@@ -49,6 +65,11 @@ WIDTHS = [
     Width(ENCODER, "enter", 16, 19, STREAM),
     Width(ENCODER, "encoder.layers.1.self_attn.in_proj_weight", 4, 5, 0.0, 0),
     Width(ENCODER, "encoder.layers.0.linear1", 24, 25, STREAM),
+    Width(FROZEN, "enter", 6, 8),
+    Width(POSITIONED, "enter", 6, 8, STREAM),
+    Width(MAMBA, "backbone.layers.0.mixer.A_log", 6, 7, STREAM, 1),
+    Width(MAMBA2, "backbone.layers.0.mixer.dt_bias", 3, 4, None),
+    Width(XLNET, "transformer.layer.0.rel_attn.q", 8, 9, 1e-6, 2),
 ]
 
 

@@ -55,6 +55,35 @@ def swin() -> nn.Module:
     return _made(transformers.SwinForImageClassification(config))
 
 
+def mamba() -> nn.Module:
+    sizes = {"hidden_size": 12, "state_size": 6, "time_step_rank": 3, "use_cache": False}
+    return _made(
+        transformers.MambaForCausalLM(
+            transformers.MambaConfig(vocab_size=97, num_hidden_layers=LAYERS, **sizes)
+        )
+    )
+
+
+def mamba2() -> nn.Module:
+    sizes = {
+        "hidden_size": 24,
+        "state_size": 4,
+        "num_heads": 6,
+        "head_dim": 8,
+        "n_groups": 3,
+        "chunk_size": 4,
+    }
+    config = transformers.Mamba2Config(vocab_size=97, num_hidden_layers=LAYERS, use_cache=False, **sizes)
+    return _made(transformers.Mamba2ForCausalLM(config))
+
+
+def xlnet() -> nn.Module:
+    sizes = {"d_model": 32, "n_layer": LAYERS, "n_head": 4, "d_inner": 48}
+    return _made(
+        transformers.XLNetForSequenceClassification(transformers.XLNetConfig(vocab_size=97, **sizes))
+    )
+
+
 def _made(model: Any) -> nn.Module:
     made: nn.Module = model.train()
     return made
@@ -71,6 +100,41 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         left: Tensor = self.leave(self.lstm(torch.relu(self.enter(x)))[0][:, -1])
+        return left
+
+
+class Frozen(nn.Module):
+    """A BatchNorm whose numbers are all buffers, one of them not stored, between linear layers."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 6), nn.Linear(6, 3)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.linspace(0.5, 1.5, 6), persistent=name != "bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        left: Tensor = self.leave(self.enter(x) * scale + (self.bias - self.running_mean * scale))
+        return left
+
+
+class Positioned(nn.Module):
+    """A table of positions, a buffer that is not stored, is added to a stream under a norm."""
+
+    positions: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+        self.register_buffer("positions", torch.linspace(0, 9, 48).sin().view(1, 8, 6), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left: Tensor = self.leave(self.norm(self.enter(x) + self.positions[:, : x.shape[1]]))
         return left
 
 
@@ -128,7 +192,14 @@ LLAMA = _transformer("llama", llama, _tokens)
 T5 = _transformer("t5", t5, lambda: _tokens("input_ids decoder_input_ids"))
 VIT = _transformer("vit", vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
 SWIN = _transformer("swin", swin, lambda: {"pixel_values": torch.randn(2, 3, 32, 32)})
+MAMBA = _transformer("mamba", mamba, _tokens)
+MAMBA2 = _transformer("mamba2", mamba2, _tokens)
+XLNET = _transformer(
+    "xlnet", xlnet, lambda: {**_tokens(), "token_type_ids": torch.randint(0, 2, (2, 6)), "use_mems": False}
+)
 LSTM = _transformer("lstm", Recurrent, lambda: {"x": torch.randn(3, 4, 5)})
+FROZEN = _transformer("frozen", Frozen, lambda: {"x": torch.randn(3, 5)})
+POSITIONED = _transformer("positioned", Positioned, lambda: {"x": torch.randn(3, 4, 5)})
 ENCODER = _transformer("encoder", Encoder, lambda: {"x": torch.randn(3, 4, 5)})
 
 

@@ -226,3 +226,32 @@ def test_a_rule_of_ones_own_teaches_the_tracer_an_operator() -> None:
     library._destroy()
     assert group.free
     assert group.member("leave.weight", 1) is not None
+
+
+class Remembering(nn.Module):
+    """Computes a table from a parameter once, in a dictionary or as an attribute."""
+
+    table: Tensor | None = None
+
+    def __init__(self, in_dictionary: bool) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(6))
+        self.before, self.after = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.in_dictionary, self.tables = in_dictionary, {}
+
+    def looked_up(self) -> Tensor:
+        if self.in_dictionary:
+            return self.tables.setdefault("cpu", self.scale.exp())
+        if self.table is None:
+            self.table = self.scale.exp()
+        return self.table
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.before(x) * self.looked_up())
+
+
+@pytest.mark.parametrize("in_dictionary", [True, False])
+def test_a_second_trace_follows_what_the_first_made_the_model_remember(in_dictionary: bool) -> None:
+    model = Remembering(in_dictionary)
+    first, second = (trace(model, example(torch.randn(4, 3))).group_of("before") for _ in range(2))
+    assert first == second

@@ -47,6 +47,16 @@ MOVEMENTS: dict[str, Callable[[Tensor], Tensor | Sequence[Tensor]]] = {
     "roll": lambda w: w.roll((1, 2), (1, 2)),
     "index_select": lambda w: w.index_select(1, torch.tensor([3, 0, 0])),
     "index": lambda w: w[:, torch.tensor([[3, 0], [1, 1]])],
+    "index of one of several dimensions": lambda w: w.view(4, 3, 4)[:, [-2]],
+    "expand along what one was taken of": lambda w: w.view(4, 3, 4)[:, 1:2].expand(-1, 5, -1),
+    "product that repeats along what one was taken of": lambda w: (
+        w.view(4, 3, 4)[:, 1:2] * torch.ones(4, 5, 4)
+    ),
+    "index of several dimensions": lambda w: w.view(4, 3, 4)[
+        torch.tensor([[2], [0]]), torch.tensor([1, 2, 0])
+    ],
+    "index of dimensions apart": lambda w: w.view(4, 3, 4)[[2, 0], :, [1, 3]],
+    "index broadcast beside another": lambda w: w[:, torch.tensor([[2], [0]]), torch.tensor([1, 2, 0])],
     "pixel shuffle order": lambda w: w.view(2, 3, 2, 4).transpose(1, 2).reshape(2, 6, 4),
     "detach and clone": lambda w: w.detach().clone().contiguous(),
     "the data of it": lambda w: w.data,

@@ -122,6 +122,10 @@ def test_picking_a_channel_by_its_index_pins_it() -> None:
     }
 
 
+def test_a_channel_of_which_only_the_shape_is_asked_is_not_pinned() -> None:
+    assert between(lambda x: x + torch.zeros(x[:, -1].shape[0], 1)) == set()
+
+
 def test_a_single_channel_broadcast_over_many_is_pinned() -> None:
     class Gate(nn.Module):
         def __init__(self) -> None:

@@ -28,7 +28,7 @@ def gone(model: nn.Module, edits: Iterable[Edit]) -> Gone:
 def silenced(model: nn.Module, found: Trace, gone: Gone) -> nn.Module:
     """Return a copy in which nothing reads what went: the weights that would are zero there.
 
-    Where no weight reads a channel (queries and keys meet each other), what makes it is zero.
+    Where channels meet each other instead of weights (queries and keys), what makes them is zero.
     """
     copied = copy.deepcopy(model)
     parameters = dict(copied.named_parameters())
@@ -47,5 +47,6 @@ def _silent(found: Trace, gone: Gone) -> set[tuple[str, int]]:
     silent: set[tuple[str, int]] = set()
     for group in groups.values():
         readers = [m for m in group.members if "consumer" in m.roles]
-        silent |= {(m.tensor, m.dim) for m in readers or group.members}
+        whole = group.paired or not readers
+        silent |= {(m.tensor, m.dim) for m in (group.members if whole else readers)}
     return silent & set(gone)

@@ -1,0 +1,118 @@
+"""Buffers that are parameters in all but training, or that are added, come and go with the channels they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esper_es.tracing import WidthGroup, trace
+
+from .zoo import example
+
+
+class FrozenNorm(nn.Module):
+    """A BatchNorm whose numbers are all buffers."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Linear(3, 6), nn.Linear(6, 2)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        return self.after(self.before(x) * scale + (self.bias - self.running_mean * scale))
+
+
+class KeysWithoutBias(nn.Module):
+    """Packed queries, keys and values; zeros stand for the bias of the keys."""
+
+    k_bias: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed = nn.Linear(3, 18, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(6))
+        self.register_buffer("k_bias", torch.zeros(6), persistent=False)
+        self.after = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        q, k, v = F.linear(x, self.packed.weight, bias).view(*x.shape[:-1], 3, 2, 3).unbind(-3)
+        weights = (q.transpose(1, 2) @ k.transpose(1, 2).transpose(-1, -2)).softmax(-1)
+        return self.after((weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
+
+
+class Table(nn.Module):
+    """Uses a buffer whose name says nothing."""
+
+    table: Tensor
+
+    def __init__(self, use: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.use = use
+        self.before, self.after = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.register_buffer("table", torch.rand(1, 9, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.use(self.before(x), self.table))
+
+
+def written_over(x: Tensor, table: Tensor) -> Tensor:
+    table[:, : x.shape[1]] = x.flip(2)[:1]
+    return x + table[:, : x.shape[1]]
+
+
+def table_group(use: Callable[[Tensor, Tensor], Tensor]) -> WidthGroup:
+    return trace(Table(use), example(torch.randn(2, 4, 3))).group_of("before")
+
+
+def test_the_buffers_of_a_frozen_norm_belong_to_its_channels() -> None:
+    group = trace(FrozenNorm(), example(torch.randn(4, 3))).group_of("before")
+    buffers = {m.tensor: m.role for m in group.members if "." not in m.tensor}
+    assert buffers == {
+        "weight": "affine",
+        "bias": "producer",
+        "running_mean": "statistic",
+        "running_var": "statistic",
+    }
+
+
+def test_zeros_in_place_of_a_bias_come_and_go_with_the_heads() -> None:
+    group = trace(KeysWithoutBias(), example(torch.randn(2, 4, 3))).group_of("packed")
+    member = group.member("k_bias", 0)
+    assert (group.free, group.units, member is not None) == (True, 2, True)
+
+
+def test_a_buffer_that_is_added_comes_and_goes_with_what_it_is_added_to() -> None:
+    group = table_group(lambda x, table: x + table[:, : x.shape[1]])
+    member = group.member("table", 2)
+    assert group.free
+    assert member is not None
+    assert member.role == "table"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, table: x * table[:, :4],
+        lambda x, table: x + table[:, :4].sin(),
+        lambda x, table: x + table[:, :4] @ torch.rand(6, 6),
+        written_over,
+    ],
+    ids=["factor", "sine", "product", "written"],
+)
+def test_a_buffer_of_which_anything_else_is_made_fixes_what_it_meets(
+    use: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    pins = table_group(use).pins
+    assert {pin.reason.rpartition(" ")[0] for pin in pins} == {"meets a tensor without channels in"}
