@@ -84,19 +84,6 @@ def fourier(op: Operation) -> None:
     op.carry(op.result, kept)
 
 
-@rule(aten.view_as_real, aten.view_as_complex)
-def pairs_of_reals(op: Operation) -> None:
-    """A last dimension of real and imaginary part comes or goes; the other dimensions stay where they are."""
-    last = op.input.ndim - 1
-    kept = []
-    for shadow in op.shadows(op.input):
-        if op.result.ndim < op.input.ndim and last in shadow.dims:
-            op.pin(shadow.ids, "is taken for a real or imaginary part by")
-        else:
-            kept.append(shadow)
-    op.carry(op.result, kept)
-
-
 @rule(aten.im2col, moves=True)
 def im2col(op: Operation) -> None:
     """Every channel stands once for each place of the window, its places next to each other."""
