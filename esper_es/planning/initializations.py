@@ -16,7 +16,6 @@ from esper_es.planning.width_edits import Filled, filled
 from esper_es.planning.width_fills import Filling, OneSided, Silent, Split, Zeros
 from esper_es.planning.width_streams import Stream
 from esper_es.planning.width_trial import difference, require_alive, tolerance
-from esper_es.tracing.contraction_rules import PRODUCTS
 
 INITIALIZATIONS = ("function_preserving", "kaiming", "xavier", "zeros", "net2wider", "gradmax")
 
@@ -74,9 +73,10 @@ def _preserving(
     silent = Silent()
     growing = [r for r in resizings if r.gather.added]
     if not any(r.group.reduced_by for r in growing):
-        if any(r.group.paired for r in growing):
+        plain = _plain(scene, resizings, silent, "incoming drawn, outgoing zero")
+        if any(r.group.paired for r in growing) and not _keeps(scene, plain.filled, attributes):
             return _one_sided(scene, resizings, attributes)
-        return _plain(scene, resizings, silent, "incoming drawn, outgoing zero")
+        return plain
     best: tuple[float, Initialized] | None = None
     limit = tolerance(scene)
     for method, filling in _candidates(scene, resizings):
@@ -104,13 +104,17 @@ def _one_sided(
         if r.growth is not None and r.member.role == "producer"
         for side in range(int(r.growth.occurrence.max()) + 1)
     )
-    limit = tolerance(scene)
     found = filled(scene, resizings, lambda _: OneSided(zero))
     for place in sorted(zero):
         tried = filled(scene, resizings, partial(_constantly, OneSided(zero - {place})))
-        if difference(scene, _all(tried, attributes), tried.tensors) <= limit:
+        if _keeps(scene, tried, attributes):
             found, zero = tried, zero - {place}
     return Initialized(found, "one side of a product drawn, the other zero")
+
+
+def _keeps(scene: Scene, tried: Filled, attributes: Sequence[SetAttribute]) -> bool:
+    """Say whether the outputs stay, but for rounding."""
+    return difference(scene, _all(tried, attributes), tried.tensors) <= tolerance(scene)
 
 
 def _constantly(filling: Filling, _: Resizing) -> Filling:
@@ -123,19 +127,8 @@ def _only_norms(resizings: Sequence[Resizing]) -> bool:
     return mixing <= {r.member.module for r in resizings if r.member.role == "affine"}
 
 
-def _one_side_silent(resizings: Sequence[Resizing]) -> Iterator[tuple[str, Filling]]:
-    """Of two outputs that are multiplied and summed up (queries and keys), one is zero in the new channels."""
-    if any(reduction.op in PRODUCTS for r in resizings for reduction in r.group.reduced_by):
-        for tensor in dict.fromkeys(r.member.tensor for r in resizings if r.member.role == "producer"):
-            yield f"incoming drawn but for {tensor}, outgoing zero", Silent(unfed=tensor)
-
-
 def _candidates(scene: Scene, resizings: Sequence[Resizing]) -> Iterator[tuple[str, Filling]]:
     root = scene.live.module
-    sides = list(_one_side_silent(resizings))
-    yield from sides
-    if sides and not any("consumer" in r.member.roles for r in resizings):
-        return
     if _only_norms(resizings):
         yield "mean of the stream, norms rescaled", Stream(root, mean=True, readers_drawn=True)
         yield "zeros in the stream, norms rescaled", Stream(root, mean=False, readers_drawn=True)

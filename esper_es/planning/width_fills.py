@@ -101,18 +101,14 @@ class Silent:
 
     Attributes:
         law: ``"kaiming"`` (He et al. 2015) or ``"xavier"`` (Glorot and Bengio 2010).
-        unfed: tensor that feeds them zeros: one of two whose products are summed up, so that no weight reads them
-            there.
     """
 
     law: str = "kaiming"
-    unfed: str | None = None
 
     def fill(self, slot: Slot) -> Filled:
         fill = neutral(slot)
         if fill is None:
-            fed = slot.member.tensor != self.unfed
-            produces = slot.member.role == "producer" and len(slot.shape) > 1 and fed
+            produces = slot.member.role == "producer" and len(slot.shape) > 1
             fill = drawn(slot, self.law) if produces else Fill("zeros")
         return fill, None
 

@@ -14,9 +14,6 @@ from esper_es.tracing.shadow import Shadow, joined_dims, relocated, split_dim
 
 aten = torch.ops.aten
 
-PRODUCTS = frozenset(f"aten.{name}" for name in ("mm", "bmm", "mv", "dot", "addmm", "baddbmm", "convolution"))
-"""Operators that sum over the channels of both of their operands."""
-
 
 @rule(aten.mm)
 def mm(op: Operation) -> None:
@@ -170,15 +167,7 @@ def _split(
 
 
 def contract(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) -> list[Shadow]:
-    """Let the operands meet; weights among them consume what is summed over and produce what stays.
-
-    Where no weight is among them (queries and keys), the sum depends on how many channels it runs over.
-    """
-    if all(o.origin is Origin.ACTIVATION for o in operands):
-        for o in operands:
-            for shadow in o.shadows:
-                if not any(o.labels[dim] in result for dim in shadow.dims):
-                    op.reduce(shadow.ids)
+    """Let the operands meet; weights among them consume what is summed over and produce what stays."""
     if any(o.origin is not Origin.WEIGHT for o in operands):
         for o in operands:
             if o.origin is Origin.WEIGHT:

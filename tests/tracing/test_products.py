@@ -102,7 +102,7 @@ def test_neighbours_that_are_one_number_come_and_go_together() -> None:
     assert (found.free, found.units, found.unit_size) == (True, 4, 2)
 
 
-def test_a_sum_of_products_depends_on_how_many_there_are() -> None:
+def test_units_that_meet_in_a_product_without_weights_are_told() -> None:
     class Scores(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -111,4 +111,5 @@ def test_a_sum_of_products_depends_on_how_many_there_are() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.query(x) @ self.key(x).t()
 
-    assert [r.op for r in group(Scores(), "query").reduced_by] == ["aten.mm"]
+    assert group(Scores(), "query").paired
+    assert not group(Pair(), "both").paired
