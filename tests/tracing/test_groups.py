@@ -308,3 +308,17 @@ def test_an_explanation_names_members_reductions_and_pins() -> None:
         "  free to grow and shrink",
     ]
     assert "  pinned: 2.weight dim 0 model output" in trace_.explain("2").lines()
+
+
+def test_a_standardised_weight_is_reduced_over_its_inputs() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True).view_as(
+                self.weight
+            )
+            return F.conv2d(x, weight, self.bias)
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), Standardised(6, 5, 3), nn.Conv2d(5, 2, 1))
+    found = traced(model, torch.randn(2, 3, 8, 8))
+    assert [r.module for r in found.group_of("0").reduced_by] == ["1"]
+    assert not found.group_of("1").reduced_by
