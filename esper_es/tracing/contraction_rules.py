@@ -172,9 +172,10 @@ def _split(
 def contract(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) -> list[Shadow]:
     """Let the operands meet; weights among them consume what is summed over and produce what stays.
 
-    Where no weight is among them (queries and keys), the sum depends on how many channels it runs over.
+    Where no weight is among them (queries and keys), or nothing else (layers that run on constant positions), the sum
+    depends on how many channels it runs over.
     """
-    if all(o.origin is Origin.ACTIVATION for o in operands):
+    if {o.origin for o in operands} in ({Origin.ACTIVATION}, {Origin.WEIGHT}):
         for o in operands:
             for shadow in o.shadows:
                 if not any(o.labels[dim] in result for dim in shadow.dims):
