@@ -19,6 +19,7 @@ from esper_es.planning.width_adapters import LocalDim, SizeChange, adapter_for
 from esper_es.projections.live.hosting import original_class
 from esper_es.projections.live.kinds import plain
 from esper_es.projections.live.names import named_tensors, own_tensors
+from esper_es.tracing import WidthGroup
 
 HEAD_TOTALS = frozenset(
     ("all_head_size", "inner_dim", "inner_size", "split_size", "attn_dim", "attention_dim", "qkv_dim")
@@ -140,7 +141,14 @@ def _counts(resizing: Resizing) -> Iterator[_Count]:
     compound = any(member.covered > group.units for member in group.members)
     yield from (_Count(old, new) for old, new in sizes if not (compound and old == group.units))
     if compound and group.units > 1:
-        yield _Count(group.units, resizing.units, units=True)
+        for several in _several(group):
+            yield _Count(several * group.units, several * resizing.units, units=True)
+
+
+def _several(group: WidthGroup) -> list[int]:
+    """How many of something a unit may have: 1, and the query heads of one group of keys and values."""
+    widths = {member.covered for member in group.members if member.covered > group.units}
+    return sorted({1, *(width // min(widths) for width in widths if width % min(widths) == 0)})
 
 
 def counted(resizing: Resizing) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from esper_es import ModelSurgeon
 
@@ -54,12 +55,33 @@ class Modulated(nn.Module):
         return self.leave(self.norm(self.enter(x)))
 
 
+class Queries(nn.Module):
+    """Two heads of queries for each one of keys and values, counted under short names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.leave = (
+            nn.Linear(5, 24),
+            nn.Linear(5, 12),
+            nn.Linear(5, 12),
+            nn.Linear(24, 2),
+        )
+        self.n, self.m = 6, 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = ((self.q, self.n), (self.k, self.m), (self.v, self.m))
+        q, k, v = (layer(x).view(len(x), -1, count, 4).transpose(1, 2) for layer, count in parts)
+        out = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.leave(out.transpose(1, 2).flatten(2))
+
+
 @pytest.mark.parametrize(
     ("build", "layer", "width", "attribute", "value"),
     [
         (Gated, "conv", 5, "sizes", (13, 8, 5)),
         (Gated, "conv", 3, "sizes", (11, 8, 3)),
         (Ghost, "primary", 5, "out", 10),
+        (Queries, "k", 16, "n", 8),
         (Modulated, "enter", 7, "norm.normalized_shape", (7,)),
     ],
 )
