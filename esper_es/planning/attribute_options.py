@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from esper_es.planning.resizing import Resizing
 from esper_es.planning.width_adapters import LocalDim, SizeChange, adapter_for
 from esper_es.projections.live.hosting import original_class
 from esper_es.projections.live.kinds import plain
-from esper_es.projections.live.names import named_tensors
+from esper_es.projections.live.names import named_tensors, own_tensors
+from esper_es.tracing import WidthGroup
 
 HEAD_TOTALS = frozenset(
     ("all_head_size", "inner_dim", "inner_size", "split_size", "attn_dim", "attention_dim", "qkv_dim")
@@ -66,18 +68,28 @@ def options(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Option, ...
     found: dict[tuple[bool, str, str, str], list[tuple[bool, SetAttribute]]] = {}
     for path, module in root.named_modules():
         changes = near.get(path)
-        if adapter_for(module) is not None:
+        cls = original_class(module).__qualname__
+        if adapter_for(module) is not None and any(True for _ in own_tensors(module)):
             continue
-        for count in sorted(everything if changes is None else set(_local_counts(resizings, changes))):
+        local = set() if changes is None else set(_local_counts(resizings, changes))
+        for count in sorted(everything):
             for name, number, value in _replacements(module, count):
-                sure = changes is not None and _sure(module, name, count, changes)
-                cls = original_class(module).__qualname__
-                key = (changes is not None, cls, name, f"{count.old}->{count.new} {number}")
+                sure = changes is not None and count in local and _sure(module, name, count, changes)
+                key = (count in local, cls, name, f"{count.old}->{count.new} {number}")
                 found.setdefault(key, []).append((sure, SetAttribute(path, name, value)))
+        for name, changed, value in _recounted(module, everything):
+            found.setdefault((changes is not None, cls, name, changed), []).append(
+                (False, SetAttribute(path, name, value))
+            )
     return tuple(
-        Option(cls, name, all(sure for sure, _ in edits), near, tuple(edit for _, edit in edits))
+        Option(cls, name, all(sure for sure, _ in edits), near, _once_each(edit for _, edit in edits))
         for (near, cls, name, _), edits in found.items()
     )
+
+
+def _once_each(edits: Iterable[SetAttribute]) -> tuple[SetAttribute, ...]:
+    """Two counts may change alike: the size of a group, and its units where each is one channel."""
+    return tuple({edit.path: edit for edit in edits}.values())
 
 
 def _replacements(module: nn.Module, count: _Count) -> Iterator[tuple[str, int, Json]]:
@@ -96,6 +108,27 @@ def _replacements(module: nn.Module, count: _Count) -> Iterator[tuple[str, int, 
                 yield name, number, replaced
 
 
+def _recounted(module: nn.Module, counts: Iterable[_Count]) -> Iterator[tuple[str, str, Json]]:
+    """Sequences of integers in which several parts change at once, each by itself: the sizes of a split."""
+    changes: dict[int, set[int]] = {}
+    for count in counts:
+        changes.setdefault(count.old, set()).add(count.new)
+    clear = {old: next(iter(new)) for old, new in changes.items() if len(new) == 1}
+    for name, value in module.__dict__.items():
+        if _is_integers(value) and not name.startswith("_"):
+            places = [i for i, v in enumerate(value) if clear.get(v, v) != v]
+            if len({value[i] for i in places}) < 2 or len(places) > 4:
+                continue
+            for size in range(len(places), 1, -1):
+                for chosen in combinations(places, size):
+                    changed = [clear[v] if i in chosen else v for i, v in enumerate(value)]
+                    yield name, f"{list(value)}->{changed}", plain(changed)
+
+
+def _is_integers(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) <= 16 and all(type(v) is int for v in value)
+
+
 def _counts(resizing: Resizing) -> Iterator[_Count]:
     """All that can be counted about one dimension: its size, the part of the group, one run of units, the units."""
     group, positions = resizing.group, resizing.member.positions
@@ -108,7 +141,14 @@ def _counts(resizing: Resizing) -> Iterator[_Count]:
     compound = any(member.covered > group.units for member in group.members)
     yield from (_Count(old, new) for old, new in sizes if not (compound and old == group.units))
     if compound and group.units > 1:
-        yield _Count(group.units, resizing.units, units=True)
+        for several in _several(group):
+            yield _Count(several * group.units, several * resizing.units, units=True)
+
+
+def _several(group: WidthGroup) -> list[int]:
+    """How many of something a unit may have: 1, and the query heads of one group of keys and values."""
+    widths = {member.covered for member in group.members if member.covered > group.units}
+    return sorted({1, *(width // min(widths) for width in widths if width % min(widths) == 0)})
 
 
 def counted(resizing: Resizing) -> Iterator[tuple[int, int]]:
@@ -128,7 +168,7 @@ def _replaced(value: Any, count: _Count) -> Iterator[Json]:
     if type(value) is int:
         if value == count.old:
             yield count.new
-    elif isinstance(value, tuple | list) and len(value) <= 16 and all(type(v) is int for v in value):
+    elif _is_integers(value):
         places = [i for i, v in enumerate(value) if v == count.old]
         if places:
             yield plain([count.new if i in places else v for i, v in enumerate(value)])

@@ -69,9 +69,9 @@ def together(found: Sequence[Family]) -> Iterator[tuple[Target, ...]]:
 def _sizes(resizing: Resizing) -> Iterator[tuple[int, int]]:
     """Old and new number of all channels, and of those in one run; but not of units that have several channels."""
     group = resizing.group
-    compound = any(member.covered > group.units for member in group.members)
+    compound = any(min(_lengths(member)) > group.units for member in group.members)
     for old in _lengths(resizing.member):
-        if not (compound and old == group.units):
+        if old % group.units == 0 and not (compound and old == group.units):
             yield old, old // group.units * resizing.units
 
 

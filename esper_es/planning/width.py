@@ -82,7 +82,13 @@ def plan_width(
             "method": method,
             "resized": sorted({resizing.member.tensor for resizing in change.resizings}),
             "attributes": {f"{e.path}.{e.name}".lstrip("."): e.value for e in attributes},
-            "reduced_by": sorted({f"{r.op} in {r.module or 'the model'}" for r in group.reduced_by}),
+            "reduced_by": sorted(
+                {
+                    f"{reduction.op} in {reduction.module or 'the model'}"
+                    for changed in (group, *(r.group for r in change.resizings))
+                    for reduction in changed.reduced_by
+                }
+            ),
             "kept_units": change.kept,
             "config": dict(config.values),
             "config_note": config.note,

@@ -65,19 +65,25 @@ class Grouping:
     def groups(self) -> tuple[WidthGroup, ...]:
         """The groups of all units that some layer produces, in the order of their first tensors.
 
-        Each kind of unit is in one group; kinds that no dimension holds alone come in one group with others.
+        Each kind of unit is in one group, by a dimension that produces it or else one that reads it; kinds that no
+        dimension holds alone come in one group with others.
         """
         alone: dict[int, int] = {}
+        readers: dict[int, int] = {}
         mixed: list[tuple[frozenset[int], int]] = []
         for number, (t, dim) in enumerate(self._index.places):
             tensor = self._index.tensors[t]
-            if tensor.shape[dim] and {"producer", "affine"} & self._roles.get(number, {}).keys():
+            roles = self._roles.get(number, {}).keys()
+            if tensor.shape[dim] and roles:
                 units = self._settled.units[self._index.slots(tensor, dim)]
                 kinds = frozenset(np.unique(self._signatures[units]).tolist())
+                produced = bool({"producer", "affine"} & roles)
                 if len(kinds) == 1:
-                    alone.setdefault(min(kinds), number)
-                else:
+                    (alone if produced else readers).setdefault(min(kinds), number)
+                elif produced:
                     mixed.append((kinds, number))
+        for kind in sorted({kind for kinds, _ in mixed for kind in kinds} & readers.keys()):
+            alone.setdefault(kind, readers[kind])
         covered, targets = set(alone), list(alone.values())
         for kinds, number in mixed:
             if not kinds <= covered:

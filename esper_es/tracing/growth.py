@@ -116,7 +116,13 @@ def group_selection(
     refusal = _pinned(group)
     if refusal is not None:
         return refusal
-    return tuple((member, selection(member, kept_units)) for member in group.members)
+    selected = tuple((member, selection(member, kept_units)) for member in group.members)
+    bare = next((member for member, kept in selected if not len(kept)), None)
+    if bare is not None:
+        return Refusal(
+            f"{bare.tensor} dim {bare.dim} would be left without a channel: all of its units would go"
+        )
+    return selected
 
 
 def _pinned(group: WidthGroup) -> Refusal | None:

@@ -87,3 +87,15 @@ def _stacked(op: Operation, layers: Sequence[Shadow], dim: int) -> Shadow:
         op.bundle(layers[0].ids, layer.ids)
     dims = tuple(sorted((*shifted, dim)))
     return Shadow(dims, np.moveaxis(ids, 0, dims.index(dim)))
+
+
+@rule(aten._pack_padded_sequence)
+def pack(op: Operation) -> None:
+    """The steps of all sequences follow one another; what stands behind them stays."""
+    kept = []
+    for shadow in op.shadows(op.input):
+        if min(shadow.dims) < 2:
+            op.pin(shadow.ids, "is packed by")
+        else:
+            kept.append(Shadow(tuple(dim - 1 for dim in shadow.dims), shadow.ids))
+    op.carry(op.results[0], kept)

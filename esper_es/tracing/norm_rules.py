@@ -19,12 +19,18 @@ aten = torch.ops.aten
 @rule(aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training)
 @rule(*existing(aten, "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_no_update"))
 def batch_norm(op: Operation) -> None:
-    """Every channel by itself: affine parameters and running statistics are the same channel."""
+    """Every channel by itself: affine parameters and running statistics are the same channel.
+
+    Statistics of what is given (a standardised weight, as one batch) mix everything else.
+    """
+    given = op.arg("training") if op.has_arg("training") else not op.has_arg("running_mean")
+    if given:
+        mix(op, op.shadows(op.input), [dim for dim in range(op.input.ndim) if dim != 1])
     vectors: list[tuple[torch.Tensor | None, Role]] = [
         (op.arg("weight"), "affine"),
         (op.arg("bias"), "affine"),
-        (op.arg("running_mean"), "statistic"),
-        (op.arg("running_var"), "statistic"),
+        (op.arg("running_mean") if op.has_arg("running_mean") else None, "statistic"),
+        (op.arg("running_var") if op.has_arg("running_var") else None, "statistic"),
     ]
     x = operand(op, op.input, range(op.input.ndim))
     per_channel = [_playing(op, vector, [1], role) for vector, role in vectors if vector is not None]

@@ -74,3 +74,8 @@ def test_layers_that_happen_to_be_as_wide_stay() -> None:
 def test_a_width_of_no_whole_heads_is_refused_with_the_nearest() -> None:
     result = changed(Tower(), "enter", 13)
     assert "units of 4; the widths that come nearest and fit are 12 and 16" in str(result.error)
+
+
+def test_what_mixes_the_channels_of_all_that_changes_is_told() -> None:
+    result = changed(Tower(), "blocks.1.qkv", 4, "units")
+    assert "aten.native_layer_norm in blocks.0.norm" in result.details["reduced_by"]

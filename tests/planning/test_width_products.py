@@ -50,3 +50,22 @@ def test_new_units_of_a_product_learn(model: type[nn.Module], layer: str) -> Non
     net(x).square().sum().backward()
     gradient = net.get_submodule(layer).weight.grad.abs() + net.key.weight.grad.abs()
     assert (gradient[6:].sum(1) > 0).all()
+
+
+def test_layers_that_run_on_constant_positions_compute_what_they_did() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("places", torch.randn(7, 2))
+            self.table, self.leave = (
+                nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 5)),
+                nn.Linear(5, 2),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.leave(torch.relu(x + self.table(self.places)))
+
+    net, x = Positions().eval(), torch.randn(3, 7, 5)
+    before = net(x)
+    assert ModelSurgeon(example_inputs=(x,)).modify_layer_width(net, "table.0", 8).success
+    torch.testing.assert_close(net(x), before)

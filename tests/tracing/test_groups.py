@@ -308,3 +308,52 @@ def test_an_explanation_names_members_reductions_and_pins() -> None:
         "  free to grow and shrink",
     ]
     assert "  pinned: 2.weight dim 0 model output" in trace_.explain("2").lines()
+
+
+def test_a_standardised_weight_is_reduced_over_its_inputs() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True).view_as(
+                self.weight
+            )
+            return F.conv2d(x, weight, self.bias)
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), Standardised(6, 5, 3), nn.Conv2d(5, 2, 1))
+    found = traced(model, torch.randn(2, 3, 8, 8))
+    assert [r.module for r in found.group_of("0").reduced_by] == ["1"]
+    assert not found.group_of("1").reduced_by
+
+
+def test_channels_are_followed_through_packed_sequences() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.lstm, self.leave = (
+                nn.Linear(3, 6),
+                nn.LSTM(6, 5, batch_first=True),
+                nn.Linear(5, 2),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(self.enter(x), torch.tensor([4, 2]), batch_first=True)
+            return self.leave(self.lstm(packed)[1][0][-1])
+
+    group = traced(Packed(), torch.randn(2, 4, 3)).group_of("enter")
+    assert (group.free, group.member("lstm.weight_ih_l0", 1) is not None) == (True, True)
+
+
+def test_kinds_that_only_a_reader_holds_alone_have_groups_of_their_own() -> None:
+    class Parts(nn.Module):
+        """One layer makes what two others read."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.one, self.two = nn.Linear(3, 7), nn.Linear(4, 2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = self.enter(x).split([4, 3], -1)
+            return self.one(left).relu() + self.two(right)
+
+    found = traced(Parts(), torch.randn(2, 3))
+    free = [(group.tensor, group.dim, group.units) for group in found.width_groups if group.free]
+    assert free == [("one.weight", 1, 4), ("two.weight", 1, 3)]

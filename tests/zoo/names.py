@@ -15,6 +15,7 @@ NAMES = (
     "timm ViT",
     "timm Swin",
     "timm Mixer",
+    "timm LeViT",
     "U-Net",
     "C2f",
     "grouped convolutions",
@@ -22,4 +23,6 @@ NAMES = (
     "TransformerEncoder",
     "shared layer",
     "branches",
+    "plain transformer",
+    "graph network",
 )

@@ -64,6 +64,21 @@ def mixer() -> nn.Module:
     )
 
 
+@blueprint("zoo-levit")
+def levit() -> nn.Module:
+    """Position biases that are computed once in evaluation, and kept."""
+    return timm.models.levit.Levit(
+        img_size=64,
+        embed_dim=(24, 32),
+        num_heads=(2, 3),
+        depth=(1, 1),
+        key_dim=8,
+        attn_ratio=2,
+        mlp_ratio=2,
+        num_classes=5,
+    )
+
+
 def large_images() -> tuple[torch.Tensor]:
     return images(64)
 
@@ -118,5 +133,14 @@ TIMM = (
         "blocks.1",
         ("blocks.0", "blocks.1"),
         blueprint="zoo-mixer",
+    ),
+    Species(
+        "timm LeViT",
+        levit,
+        large_images,
+        ("stages.0.blocks.0.mlp", linear(24)),
+        "stages.1.blocks.0",
+        ("stages.0.blocks.0.attn", "stages.0.blocks.0.mlp"),
+        blueprint="zoo-levit",
     ),
 )

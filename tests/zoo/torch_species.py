@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tracing.zoo import Branching, Chunked, GroupedConvs, SharedTwice, UNet
 
 from esper_es import blueprint
@@ -42,6 +43,48 @@ class Encoding(nn.Module):
         return left
 
 
+class Language(nn.Module):
+    """A transformer as most people write it: the width of all heads is that of the stream, in plain code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = 3, 12
+        self.tokens, self.places = nn.Embedding(50, 12), nn.Parameter(torch.randn(1, 9, 12))
+        self.norm, self.qkv, self.project = nn.LayerNorm(12), nn.Linear(12, 36), nn.Linear(12, 12)
+        self.mlp = nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 20), nn.GELU(), nn.Linear(20, 12))
+        self.last, self.leave = nn.LayerNorm(12), nn.Linear(12, 50)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens) + self.places
+        b, n, c = x.shape
+        q, k, v = self.qkv(self.norm(x)).split(self.width, -1)
+        q, k, v = (part.view(b, n, self.heads, c // self.heads).transpose(1, 2) for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, n, c)
+        x = x + self.project(mixed)
+        left: Tensor = self.leave(self.last(x + self.mlp(x)))
+        return left
+
+
+class Messages(nn.Module):
+    """A graph network: messages are added up where their edges end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.message, self.own = nn.Linear(5, 6), nn.Linear(6, 7), nn.Linear(6, 7)
+        self.middle, self.leave = nn.Linear(7, 7), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        sent = self.message(x)[edges[0]]
+        total = torch.zeros(len(x), sent.shape[1], dtype=sent.dtype).index_add(0, edges[1], sent)
+        left: Tensor = self.leave(torch.relu(self.middle(torch.relu(total + self.own(x)))))
+        return left
+
+
+def graph() -> tuple[Tensor, Tensor]:
+    return torch.randn(6, 5), torch.randint(0, 6, (2, 14))
+
+
 def sequences() -> tuple[Tensor]:
     return (torch.randn(2, 7, 5),)
 
@@ -50,7 +93,7 @@ def rows() -> tuple[Tensor]:
     return (torch.randn(4, 3).abs(),)
 
 
-for made in (UNet, Chunked, GroupedConvs, Recurrent, Encoding, SharedTwice, Branching):
+for made in (UNet, Chunked, GroupedConvs, Recurrent, Encoding, SharedTwice, Branching, Language, Messages):
     blueprint(f"zoo-{made.__name__.lower()}")(made)
 
 TORCH = (
@@ -108,5 +151,23 @@ TORCH = (
         "enter",
         ("enter", "positive"),
         blueprint="zoo-branching",
+    ),
+    Species(
+        "plain transformer",
+        Language,
+        lambda: (torch.randint(1, 49, (2, 9)),),
+        ("mlp", linear(12)),
+        "mlp",
+        ("tokens", "mlp"),
+        blueprint="zoo-language",
+    ),
+    Species(
+        "graph network",
+        Messages,
+        graph,
+        ("enter", linear(6)),
+        "middle",
+        ("own", "middle"),
+        blueprint="zoo-messages",
     ),
 )

@@ -83,8 +83,8 @@ class Trials:
 
         found = self.run.surgeon.trace()
 
-        def expected(before: nn.Module, _: SurgeryResult) -> list[Tensor] | None:
-            if group.reduced_by:
+        def expected(before: nn.Module, result: SurgeryResult) -> list[Tensor] | None:
+            if result.details["reduced_by"]:
                 return None
             return outputs(silenced(before, found, gone(before, self._last_edits())), self.inputs)
 
@@ -136,7 +136,6 @@ class Trials:
             ),
             expected,
             compiled,
-            bounded=not group.reduced_by,
         )
 
     def _last_edits(self) -> Sequence[Edit]:
@@ -154,15 +153,15 @@ class Trials:
         operate: Callable[[], SurgeryResult],
         expected: Expected,
         compiled: bool,
-        bounded: bool = True,
     ) -> Outcome:
         """Operate, look at everything that must hold, and go back."""
         before = copy.deepcopy(self.run.model)
         began = time.perf_counter()
         result = operate()
         seconds = time.perf_counter() - began
-        moved, wrong = None, []
+        moved, wrong, bounded = None, [], True
         if result.success:
+            bounded = not result.details.get("reduced_by")
             should = expected(before, result)
             moved = None if should is None else difference(should, outputs(self.run.model, self.inputs))
             if bounded and moved is not None and not moved <= PRESERVED:
