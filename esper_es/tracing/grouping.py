@@ -65,21 +65,28 @@ class Grouping:
     def groups(self) -> tuple[WidthGroup, ...]:
         """The groups of all units that some layer produces, in the order of their first tensors.
 
-        Each kind of unit is in one group; kinds that no dimension holds alone come in one group with others.
+        Each kind of unit is in one group, where a dimension holds it alone, be it one that only reads it; kinds that
+        none holds alone come in one group with others.
         """
         alone: dict[int, int] = {}
+        read_alone: dict[int, int] = {}
         mixed: list[tuple[frozenset[int], int]] = []
         for number, (t, dim) in enumerate(self._index.places):
             tensor = self._index.tensors[t]
-            if tensor.shape[dim] and {"producer", "affine"} & self._roles.get(number, {}).keys():
+            if tensor.shape[dim] and number in self._roles:
                 units = self._settled.units[self._index.slots(tensor, dim)]
                 kinds = frozenset(np.unique(self._signatures[units]).tolist())
-                if len(kinds) == 1:
+                if not {"producer", "affine"} & self._roles[number].keys():
+                    read_alone.update({} if len(kinds) > 1 else {min(kinds): number})
+                elif len(kinds) == 1:
                     alone.setdefault(min(kinds), number)
                 else:
                     mixed.append((kinds, number))
         covered, targets = set(alone), list(alone.values())
         for kinds, number in mixed:
+            found = (kinds - covered) & read_alone.keys()
+            covered |= found
+            targets += [read_alone[kind] for kind in found]
             if not kinds <= covered:
                 covered |= kinds
                 targets.append(number)
