@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from esper_es.tracing.carry import Origin
 from esper_es.tracing.operation import Operation
 from esper_es.tracing.rule_table import existing, rule
 from esper_es.tracing.shadow import (
     NOBODY,
+    Block,
     Shadow,
     constant_over,
     picked,
@@ -42,7 +44,26 @@ def reshape(op: Operation) -> None:
         op.pin_all(op.input, "is empty in")
         return
     blocks = reshape_blocks(old, new)
+    for block in blocks:
+        _pin_products(op, block)
     op.move(lambda shadow: reshaped(shadow, old, new, blocks))
+
+
+def _pin_products(op: Operation, block: Block) -> None:
+    """Where channels along one dimension join those along another, each of these has all of those: an output of
+    attention has the channels of the one head of values for each head of queries. These stay as they are.
+    """
+    if len(block.old) < 2 or op.origin(op.input) is not Origin.ACTIVATION:
+        return
+    joined: set[int] = set()
+    inside = [shadow for shadow in op.shadows(op.input) if set(shadow.dims) & set(block.old)]
+    for shadow in sorted(inside, key=lambda shadow: min(set(shadow.dims) & set(block.old))):
+        own = set(shadow.dims) & set(block.old)
+        if not op.is_loose(shadow):
+            continue
+        if joined and not own & joined:
+            op.pin(shadow.ids, "is repeated for every channel of another dimension in")
+        joined |= own
 
 
 @rule(aten.as_strided, aten.as_strided_, moves=True)
@@ -105,7 +126,11 @@ def squeeze(op: Operation) -> None:
 
 @rule(aten.expand, moves=True)
 def expand(op: Operation) -> None:
-    """Repetition of one value is no channel; a single channel spread over many indices is pinned."""
+    """Repetition of one value is no channel; a single channel spread over many indices is pinned.
+
+    One head of keys is repeated for all heads of queries, as many as there are. Over the first dimension, that of
+    batches, repetition says nothing.
+    """
     old, new = op.input.shape, op.result.shape
     shift = len(new) - len(old)
     repeated = [dim for dim in range(len(old)) if old[dim] != new[dim + shift]]
@@ -116,7 +141,9 @@ def expand(op: Operation) -> None:
             op.pin(shadow.ids, "its only channel is broadcast in")
         else:
             kept.append(Shadow(tuple(dim + shift for dim in spread.dims), spread.ids))
-    op.carry(op.result, kept)
+    lengthened = [dim + shift for dim in repeated] + list(range(shift))
+    over = [dim for dim in lengthened if kept and dim > 0 and new[dim] > 1]
+    op.carry(op.result, [*kept, *(op.repeated(dim, new[dim]) for dim in over)])
 
 
 @rule(aten.repeat, moves=True)

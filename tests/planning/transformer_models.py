@@ -46,6 +46,11 @@ def llama() -> nn.Module:
     return _made(transformers.LlamaForCausalLM(config))
 
 
+def gemma() -> nn.Module:
+    config = transformers.GemmaConfig(**COMMON, num_key_value_heads=1, head_dim=8, intermediate_size=40)
+    return _made(transformers.GemmaForCausalLM(config))
+
+
 def t5() -> nn.Module:
     config = transformers.T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=LAYERS, num_heads=4)
     return _made(transformers.T5ForConditionalGeneration(config))
@@ -220,6 +225,7 @@ def _transformer(
 GPT2 = _transformer("gpt2", gpt2, _tokens)
 BERT = _transformer("bert", bert, _tokens)
 LLAMA = _transformer("llama", llama, _tokens)
+GEMMA = _transformer("gemma", gemma, _tokens)
 T5 = _transformer("t5", t5, lambda: _tokens("input_ids decoder_input_ids"))
 VIT = _transformer("vit", vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
 SWIN = _transformer("swin", swin, lambda: {"pixel_values": torch.randn(2, 3, 32, 32)})
