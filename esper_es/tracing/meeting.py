@@ -136,6 +136,7 @@ def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> Meeting:
     placed = _without_broadcast(operands, placed, events)
     _meet_bare_dimensions(operands, placed, set(result), events)
     placed = _without_private(operands, placed, set(result), events)
+    _meet_repetitions(placed, set(result), events)
     events += _relations(placed, [o.origin for o in operands])
     outcomes = _surviving(operands, placed, {label: dim for dim, label in enumerate(result)}, events)
     return Meeting(tuple(events), tuple(outcomes))
@@ -182,6 +183,23 @@ def _meet_bare_dimensions(
                 events.append(Pinned(each.number, "meets the model input in"))
             else:
                 events.append(Pinned(each.number, "meets a tensor without channels in"))
+
+
+def _meet_repetitions(placed: Sequence[_Placed], result: set[Label], events: list[Event]) -> None:
+    """Channels of an operand that is repeated for those of another one, which the result then has for each of them:
+    the one head of values for every head of queries. They stay as they are, so that the others may come and go."""
+    for each in placed:
+        over = {
+            label
+            for other in placed
+            if other.nameless and other.operand == each.operand
+            for label in other.labels
+            if label in result and label not in each.labels
+        }
+        served = [p for p in placed if p.operand != each.operand and over & set(p.labels) and not p.nameless]
+        apart = all(not set(p.labels) & set(each.labels) for p in served)
+        if served and apart and not each.nameless and set(each.labels) <= result:
+            events.append(Pinned(each.number, "is repeated for several units in"))
 
 
 def _without_private(

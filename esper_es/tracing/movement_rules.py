@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from esper_es.tracing.carry import Origin
 from esper_es.tracing.operation import Operation
 from esper_es.tracing.rule_table import existing, rule
 from esper_es.tracing.shadow import (
     NOBODY,
-    Block,
     Shadow,
     constant_over,
     picked,
@@ -44,26 +42,7 @@ def reshape(op: Operation) -> None:
         op.pin_all(op.input, "is empty in")
         return
     blocks = reshape_blocks(old, new)
-    for block in blocks:
-        _pin_products(op, block)
     op.move(lambda shadow: reshaped(shadow, old, new, blocks))
-
-
-def _pin_products(op: Operation, block: Block) -> None:
-    """Where channels along one dimension join those along another, each of these has all of those: an output of
-    attention has the channels of the one head of values for each head of queries. These stay as they are.
-    """
-    if len(block.old) < 2 or op.origin(op.input) is not Origin.ACTIVATION:
-        return
-    joined: set[int] = set()
-    inside = [shadow for shadow in op.shadows(op.input) if set(shadow.dims) & set(block.old)]
-    for shadow in sorted(inside, key=lambda shadow: min(set(shadow.dims) & set(block.old))):
-        own = set(shadow.dims) & set(block.old)
-        if not op.is_loose(shadow):
-            continue
-        if joined and not own & joined:
-            op.pin(shadow.ids, "is repeated for every channel of another dimension in")
-        joined |= own
 
 
 @rule(aten.as_strided, aten.as_strided_, moves=True)

@@ -180,10 +180,6 @@ class Operation:
         """Whether a shadow says no more than that its tensor is repeated along its dimension."""
         return self._relations.are_nameless(shadow.ids)
 
-    def is_loose(self, shadow: Shadow) -> bool:
-        """Whether a shadow holds channels of some tensor, not all of them pinned."""
-        return not self.is_nameless(shadow) and not self._relations.all_pinned(shadow.ids)
-
     def carry(
         self, tensor: torch.Tensor, shadows: Iterable[Shadow | None], debts: Iterable[Debt] = ()
     ) -> None:
@@ -209,7 +205,7 @@ class Operation:
     def _yields(self, shadow: Shadow, others: Sequence[Shadow]) -> bool:
         """A pinned or nameless shadow adds nothing where another one covers the same dimensions."""
         rivals = [o for o in others if o is not shadow and set(shadow.dims) & set(o.dims)]
-        return bool(rivals) and not self.is_loose(shadow)
+        return bool(rivals) and (self.is_nameless(shadow) or self._relations.all_pinned(shadow.ids))
 
 
 @cache
