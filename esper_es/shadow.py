@@ -22,12 +22,17 @@ _HOOKS = (
     "_backward_pre_hooks",
 )
 
+_HOOKS_ARE_THERE = "_output_capturing_hooks_installed"
+"""By this, models of transformers know that they hooked their layers to collect hidden states; they do so again where
+it is not set."""
+
 
 def shadow_of(module: nn.Module) -> nn.Module:
     """Return a deep copy without gradients and without the user's hooks, which might act on the outside.
 
-    Hooks of torch's own (weight norm, spectral norm) stay, and ours before which fused paths step aside. Tensors
-    that modules computed and kept are copied without their graphs.
+    Hooks of torch's own (weight norm, spectral norm) stay, and ours before which fused paths step aside; those by
+    which transformers collects hidden states are put there anew when the copy runs. Tensors that modules computed and
+    kept are copied without their graphs.
 
     Raises:
         UsageError: if the model can't be copied.
@@ -38,6 +43,7 @@ def shadow_of(module: nn.Module) -> nn.Module:
     except Exception as error:
         raise UsageError(f"the model can't be deep-copied, which every surgery needs: {error}") from error
     for part in copied.modules():
+        part.__dict__.pop(_HOOKS_ARE_THERE, None)
         for name in _HOOKS:
             hooks: dict[int, object] = getattr(part, name, {})
             for key in list(hooks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from esper_es.domain.errors import Refused
 from esper_es.planning.width_adapters import Changes, LocalDim, WidthRepair, sized, width_adapter
 
 
@@ -42,3 +43,86 @@ def t5_stack(module: Any, changes: Changes) -> WidthRepair:
         if change is not None:
             sizes |= {(query, 0): change.new for query in queries}
     return WidthRepair({}, sizes)
+
+
+@width_adapter("transformers.models.phi3.modeling_phi3.Phi3Attention")
+def phi3_attention(module: Any, changes: Changes) -> WidthRepair:
+    """Queries, keys and values are packed; a unit is a head of keys and values with the heads of queries that it
+    serves."""
+    packed = changes.get(("qkv_proj.weight", 0))
+    if packed is None:
+        return WidthRepair()
+    return WidthRepair(
+        {"num_key_value_heads": int(module.num_key_value_heads) * packed.new_units // packed.old_units}
+    )
+
+
+@width_adapter("transformers.models.phi3.modeling_phi3.Phi3Model")
+def phi3_model(module: Any, changes: Changes) -> WidthRepair:
+    """Every layer cuts its packed projection where the model's one configuration says: all have as many heads."""
+    packed = [f"layers.{number}.self_attn.qkv_proj.weight" for number in range(len(module.layers))]
+    change = next((changes[name, 0] for name in packed if (name, 0) in changes), None)
+    if change is None:
+        return WidthRepair()
+    heads = int(module.config.num_attention_heads) * change.new_units // change.old_units
+    return WidthRepair({"config.num_attention_heads": heads}, {(name, 0): change.new for name in packed})
+
+
+@width_adapter(
+    "transformers.models.pvt.modeling_pvt.PvtEfficientSelfAttention",
+    "transformers.models.glpn.modeling_glpn.GLPNEfficientSelfAttention",
+)
+def reduced_attention(module: Any, changes: Changes) -> WidthRepair:
+    """Keys and values are made from a convolution of the stream, whose result is reshaped to the stream's width."""
+    attributes = dict(
+        sized(changes, {("query.weight", 0): "all_head_size", ("query.weight", 1): "hidden_size"}).attributes
+    )
+    if ("query.weight", 0) in changes:
+        attributes["num_attention_heads"] = changes["query.weight", 0].new // int(module.attention_head_size)
+    reduction = "sequence_reduction" if hasattr(module, "sequence_reduction") else "sr"
+    return WidthRepair(attributes, _as_wide(changes, f"{reduction}.weight"))
+
+
+@width_adapter("transformers.models.pvt_v2.modeling_pvt_v2.PvtV2SelfAttention")
+def pvt_v2_attention(module: Any, changes: Changes) -> WidthRepair:
+    """Its ``forward`` takes the width of all heads, and of the convolution that keys and values are made from, from
+    that of the stream, so that all of these change together, by whole heads.
+
+    Raises:
+        Refused: if heads would come or go alone, or the stream's width is no whole number of heads.
+    """
+    stream, heads = changes.get(("query.weight", 1)), changes.get(("query.weight", 0))
+    size = int(module.attention_head_size)
+    if stream is None and heads is not None:
+        raise Refused(
+            f"PvtV2SelfAttention takes the width of its heads from the width of what it is fed ({module.hidden_size}): "
+            f"heads come and go with that, by {size} channels each; change the width of the layer in front",
+            "attention_heads",
+        )
+    if stream is None:
+        return WidthRepair({}, _as_wide(changes, "spatial_reduction.weight"))
+    if stream.new % size:
+        raise Refused(
+            f"PvtV2SelfAttention needs a multiple of its head size {size}, and {stream.new} is none",
+            "attention_heads",
+        )
+    attributes = {
+        "hidden_size": stream.new,
+        "all_head_size": stream.new,
+        "num_attention_heads": stream.new // size,
+    }
+    return WidthRepair(
+        attributes, {("query.weight", 0): stream.new, **_as_wide(changes, "spatial_reduction.weight")}
+    )
+
+
+@width_adapter("transformers.models.segformer.modeling_segformer.SegformerSequenceReduction")
+def sequence_reduction(module: Any, changes: Changes) -> WidthRepair:
+    """Its convolution's result is reshaped to the width of the stream that it was made from."""
+    return WidthRepair({}, _as_wide(changes, "sequence_reduction.weight"))
+
+
+def _as_wide(changes: Changes, weight: str) -> dict[LocalDim, int]:
+    """Sizes with which a layer makes as many channels as it reads."""
+    change = changes.get((weight, 0)) or changes.get((weight, 1))
+    return {} if change is None else {(weight, 0): change.new, (weight, 1): change.new}

@@ -167,12 +167,16 @@ def _split(
 
 
 def contract(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) -> list[Shadow]:
-    """Let the operands meet; weights among them consume what is summed over and produce what stays."""
-    if any(o.origin is not Origin.WEIGHT for o in operands):
-        for o in operands:
-            if o.origin is Origin.WEIGHT:
-                for shadow in o.shadows:
-                    produces = any(o.labels[dim] in result for dim in shadow.dims)
+    """Let the operands meet; weights among them consume what is summed over and produce what stays.
+
+    Of weights alone, such as a network that makes biases from constants, the last is the one that consumes.
+    """
+    alone = all(o.origin is Origin.WEIGHT for o in operands)
+    for o in operands[-1:] if alone else operands:
+        if o.origin is Origin.WEIGHT:
+            for shadow in o.shadows:
+                produces = any(o.labels[dim] in result for dim in shadow.dims)
+                if not (alone and produces):
                     op.play(shadow.ids, "producer" if produces else "consumer")
     return meet(op, operands, result)
 

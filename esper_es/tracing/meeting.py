@@ -64,7 +64,7 @@ def meet(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) ->
     extent = _extents(operands)
     operands = [_broadcast(o, extent) for o in operands]
     shadows = [shadow for o in operands for shadow in o.shadows]
-    meeting = _meeting(tuple(map(_form, operands)), tuple(result))
+    meeting = _meeting(tuple(_form(op, o) for o in operands), tuple(result))
     for event in meeting.events:
         event.happen(op, shadows)
     return [outcome.shadow(op, shadows) for outcome in meeting.outcomes]
@@ -95,27 +95,29 @@ class _Form(NamedTuple):
     labels: tuple[Label, ...]
     sizes: tuple[int, ...]
     repeats: tuple[bool, ...]
-    shadows: tuple[tuple[int, ...], ...]
+    shadows: tuple[tuple[tuple[int, ...], bool], ...]
     origin: Origin
 
 
-def _form(operand: Operand) -> _Form:
+def _form(op: Operation, operand: Operand) -> _Form:
     return _Form(
         operand.labels,
         operand.sizes,
         operand.repeats,
-        tuple([shadow.dims for shadow in operand.shadows]),
+        tuple([(shadow.dims, op.is_nameless(shadow)) for shadow in operand.shadows]),
         operand.origin,
     )
 
 
 class _Placed(NamedTuple):
-    """A shadow in label space: its number among all that meet, its operand's, and one label per axis."""
+    """A shadow in label space: its number among all that meet, its operand's, and one label per axis; whether it only
+    says that its operand is repeated."""
 
     number: int
     operand: int
     dims: tuple[int, ...]
     labels: tuple[Label, ...]
+    nameless: bool
 
     def along(self, labels: Iterable[Label]) -> tuple[int, ...]:
         return tuple(self.dims[self.labels.index(label)] for label in labels)
@@ -127,11 +129,14 @@ def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> Meeting:
     events: list[Event] = []
     placed: list[_Placed] = []
     for number, o in enumerate(operands):
-        for dims in o.shadows:
-            placed.append(_Placed(len(placed), number, dims, tuple(o.labels[dim] for dim in dims)))
+        for dims, nameless in o.shadows:
+            labels = tuple(o.labels[dim] for dim in dims)
+            placed.append(_Placed(len(placed), number, dims, labels, nameless))
+    placed.sort(key=lambda each: each.nameless)
     placed = _without_broadcast(operands, placed, events)
     _meet_bare_dimensions(operands, placed, set(result), events)
     placed = _without_private(operands, placed, set(result), events)
+    _meet_repetitions(placed, set(result), events)
     events += _relations(placed, [o.origin for o in operands])
     outcomes = _surviving(operands, placed, {label: dim for dim, label in enumerate(result)}, events)
     return Meeting(tuple(events), tuple(outcomes))
@@ -180,6 +185,23 @@ def _meet_bare_dimensions(
                 events.append(Pinned(each.number, "meets a tensor without channels in"))
 
 
+def _meet_repetitions(placed: Sequence[_Placed], result: set[Label], events: list[Event]) -> None:
+    """Channels of an operand that is repeated for those of another one, which the result then has for each of them:
+    the one head of values for every head of queries. They stay as they are, so that the others may come and go."""
+    for each in placed:
+        over = {
+            label
+            for other in placed
+            if other.nameless and other.operand == each.operand
+            for label in other.labels
+            if label in result and label not in each.labels
+        }
+        served = [p for p in placed if p.operand != each.operand and over & set(p.labels) and not p.nameless]
+        apart = all(not set(p.labels) & set(each.labels) for p in served)
+        if served and apart and not each.nameless and set(each.labels) <= result:
+            events.append(Pinned(each.number, "is repeated for several units in"))
+
+
 def _without_private(
     operands: Sequence[_Form], placed: Sequence[_Placed], result: set[Label], events: list[Event]
 ) -> list[_Placed]:
@@ -200,6 +222,7 @@ def _relations(placed: Sequence[_Placed], origins: Sequence[Origin]) -> Iterator
 
     Of shadows on the same labels each is the same as the first one, and so as all others.
     """
+    repeated = {(each.operand, label) for each in placed if each.nameless for label in each.labels}
     first: dict[frozenset[Label], _Placed] = {}
     for each in placed:
         first.setdefault(frozenset(each.labels), each)
@@ -210,17 +233,22 @@ def _relations(placed: Sequence[_Placed], origins: Sequence[Origin]) -> Iterator
             if through_head and head.operand not in (left.operand, right.operand):
                 continue
             if left.operand != right.operand:
-                yield from _relation(left, right, origins)
+                yield from _relation(left, right, origins, repeated)
 
 
-def _relation(left: _Placed, right: _Placed, origins: Sequence[Origin]) -> list[Event]:
+def _relation(
+    left: _Placed, right: _Placed, origins: Sequence[Origin], repeated: set[tuple[int, Label]]
+) -> list[Event]:
     shared = [label for label in left.labels if label in right.labels]
-    if not shared:
+    if not shared or left.nameless or right.nameless:
         return []
     if len(shared) == len(left.labels) == len(right.labels):
         return [Same(left.number, right.number, tuple(right.labels.index(label) for label in left.labels))]
     for few, many in ((left, right), (right, left)):
-        if few.labels == tuple(shared) and origins[few.operand] is Origin.WEIGHT:
+        if few.labels != tuple(shared):
+            continue
+        rest = [label for label in many.labels if label not in shared]
+        if origins[few.operand] is Origin.WEIGHT or all((few.operand, label) in repeated for label in rest):
             return [Shared(few.number, many.number, many.along(shared))]
     return [Bundled(left.number, left.along(shared), right.number, right.along(shared))]
 

@@ -141,7 +141,11 @@ def squeeze(op: Operation) -> None:
 
 @rule(aten.expand, moves=True)
 def expand(op: Operation) -> None:
-    """Repetition of one value is no channel; a single channel spread over many indices is pinned."""
+    """Repetition of one value is no channel; a single channel spread over many indices is pinned.
+
+    One head of keys is repeated for all heads of queries, as many as there are. Over the first dimension, that of
+    batches, repetition says nothing.
+    """
     old, new = op.input.shape, op.result.shape
     shift = len(new) - len(old)
     repeated = [dim for dim in range(len(old)) if old[dim] != new[dim + shift]]
@@ -152,7 +156,9 @@ def expand(op: Operation) -> None:
             op.pin(shadow.ids, "its only channel is broadcast in")
         else:
             kept.append(Shadow(tuple(dim + shift for dim in spread.dims), spread.ids))
-    op.carry(op.result, kept)
+    lengthened = [dim + shift for dim in repeated] + list(range(shift))
+    over = [dim for dim in lengthened if kept and dim > 0 and new[dim] > 1]
+    op.carry(op.result, [*kept, *(op.repeated(dim, new[dim]) for dim in over)])
 
 
 @rule(aten.repeat, moves=True)

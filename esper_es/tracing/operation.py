@@ -172,6 +172,14 @@ class Operation:
             self.bundle(spread(heads, shadow, onto), shadow.ids)
         return heads
 
+    def repeated(self, dim: int, size: int) -> Shadow:
+        """A shadow along a dimension over which a tensor is repeated: whatever comes and goes there, it does not."""
+        return Shadow((dim,), self._relations.nameless(size))
+
+    def is_nameless(self, shadow: Shadow) -> bool:
+        """Whether a shadow says no more than that its tensor is repeated along its dimension."""
+        return self._relations.are_nameless(shadow.ids)
+
     def carry(
         self, tensor: torch.Tensor, shadows: Iterable[Shadow | None], debts: Iterable[Debt] = ()
     ) -> None:
@@ -195,9 +203,9 @@ class Operation:
         self.carry(self.result, moved)
 
     def _yields(self, shadow: Shadow, others: Sequence[Shadow]) -> bool:
-        """A pinned shadow adds nothing where another one covers the same dimensions."""
+        """A pinned or nameless shadow adds nothing where another one covers the same dimensions."""
         rivals = [o for o in others if o is not shadow and set(shadow.dims) & set(o.dims)]
-        return bool(rivals) and self._relations.all_pinned(shadow.ids)
+        return bool(rivals) and (self.is_nameless(shadow) or self._relations.all_pinned(shadow.ids))
 
 
 @cache

@@ -46,6 +46,7 @@ class Relations:
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
+        self._named = slots
         self._same: list[tuple[Ids, Ids, Site]] = []
         self._bundles: list[tuple[Ids, Ids, Site]] = []
         self._shares: list[tuple[Ids, Ids, Site]] = []
@@ -56,6 +57,19 @@ class Relations:
         self._paired: list[Ids] = []
         self._pinned = np.zeros(slots + 1, dtype=bool)
         self._pinned[NOBODY] = True
+
+    def nameless(self, count: int) -> Ids:
+        """New ids that are in no tensor: what one tensor is repeated for, however many others there are."""
+        self._named += count
+        return np.arange(self._named - count, self._named, dtype=np.int64)
+
+    def are_nameless(self, ids: Ids) -> bool:
+        """Whether ids are of those that no tensor has."""
+        return bool(ids.flat[0] >= self._slots)
+
+    def _in_tensors(self, ids: Ids) -> Ids:
+        flat = ids.ravel()
+        return flat if self._named == self._slots else flat[flat < self._slots]
 
     def same(self, left: Ids, right: Ids, site: Site) -> None:
         """``left[i]`` and ``right[i]`` are one channel seen in two places."""
@@ -77,34 +91,36 @@ class Relations:
 
     def pin(self, ids: Ids, reason: str, module: str) -> None:
         """None of these channels may come or go, nor may any that is bound to them."""
-        flat = ids.ravel()
+        flat = self._in_tensors(ids)
         self._pinned[flat] = True
         self._pins.setdefault(Cause(reason, module), []).append(flat)
 
     def reduce(self, ids: Ids, site: Site) -> None:
         """The operator mixes these channels, so its result depends on how many there are."""
-        self._reductions.setdefault(site, []).append(ids.ravel())
+        self._reductions.setdefault(site, []).append(self._in_tensors(ids))
 
     def read(self, ids: Ids, paired: bool) -> None:
         """A product was summed over these channels: this is where they arrive. ``paired``: no weight was in it."""
-        self._read.append(ids.ravel())
+        self._read.append(self._in_tensors(ids))
         if paired:
-            self._paired.append(ids.ravel())
+            self._paired.append(self._in_tensors(ids))
 
     def play(self, ids: Ids, role: Role, module: str) -> None:
-        self._roles.setdefault((role, module), []).append(ids.ravel())
+        self._roles.setdefault((role, module), []).append(self._in_tensors(ids))
 
     def all_pinned(self, ids: Ids) -> bool:
         """Whether each of the channels was pinned by itself already (bonds are not followed)."""
-        return bool(self._pinned[ids.flat[0]]) and bool(self._pinned[ids].all())
+        return (
+            not self.are_nameless(ids) and bool(self._pinned[ids.flat[0]]) and bool(self._pinned[ids].all())
+        )
 
     def settled(self) -> Settled:
-        sets = UnionFind(self._slots)
+        sets = UnionFind(self._named)
         self._unite(sets, self._same)
-        same = sets.labels()
+        same = sets.labels()[: self._slots]
         self._unite(sets, self._bundles)
         self._settle_shares(sets)
-        units = sets.labels()
+        units = sets.labels()[: self._slots]
         self._pin_dead_ends(units)
         return Settled(
             same=same,

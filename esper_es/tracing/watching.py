@@ -55,7 +55,9 @@ class CarryMemory:
             )
             for number, (live, tensor) in enumerate(zip(seeds.live, seeds.index.tensors, strict=True))
         }
+        self._slots = seeds.index.size
         self._written: dict[int, StorageWeakRef] = {}
+        self._touched_up: dict[int, StorageWeakRef] = {}
         self.touched: set[int] = set()
 
     def recall(self, tensor: torch.Tensor) -> Carry:
@@ -65,7 +67,7 @@ class CarryMemory:
             carry = seeded[1]
             return carry if self._still(tensor, carry) else self._carried.get(tensor, UNKNOWN)
         carry = self._carried.get(tensor, UNKNOWN)
-        return carry if self._still(tensor, carry) else UNKNOWN
+        return self._unrepeated(tensor, carry) if self._still(tensor, carry) else UNKNOWN
 
     def remember(self, tensor: torch.Tensor, carry: Carry) -> None:
         seeded = self._seeded.get(id(tensor))
@@ -78,12 +80,23 @@ class CarryMemory:
             return True
         return tensor.untyped_storage()._cdata not in self._written
 
+    def _unrepeated(self, tensor: torch.Tensor, carry: Carry) -> Carry:
+        """What was repeated along a dimension may not be after something wrote into it."""
+        if not self._touched_up or not carry.shadows or tensor.layout is not torch.strided:
+            return carry
+        if tensor.untyped_storage()._cdata not in self._touched_up:
+            return carry
+        return carry._replace(shadows=tuple(s for s in carry.shadows if s.ids.flat[0] < self._slots))
+
     def written(self, tensor: torch.Tensor) -> None:
         """Something wrote into a tensor: no view of its memory is uniform, or a table, any more.
 
         Channels that were tracked in it stay tracked, as writing into them only adds relations. A weak reference
         keeps the storage's name from being given to another one, and none of its memory alive.
         """
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            self._touched_up[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         carry = self.recall(tensor)
         if (carry.origin is Origin.TABLE or not carry.shadows) and tensor.layout is torch.strided:
             storage = tensor.untyped_storage()

@@ -155,6 +155,30 @@ def test_a_backbone_that_computes_attention_in_another_way_comes_back() -> None:
     assert fingerprint(engine.replay("detr")) == run.fingerprint
 
 
+def segmenter() -> nn.Module:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    sizes = {"hidden_sizes": [8, 12], "num_attention_heads": [2, 3], "decoder_hidden_size": 10}
+    config = SegformerConfig(
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[2, 1],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        mlp_ratios=[2, 2],
+        **sizes,
+    )
+    return SegformerForSemanticSegmentation(config)
+
+
+def test_a_model_that_collects_its_hidden_states_by_hooks_can_be_widened_after_it_ran() -> None:
+    model, pixels = segmenter(), {"pixel_values": torch.randn(2, 3, 32, 32)}
+    model(**pixels)
+    run = Engine().attach(model, "segmenter", pixels)
+    result = run.surgeon.modify_layer_width(layer_name="decode_head.linear_fuse", new_width=12)
+    assert result.success, result.error
+
+
 def test_a_configuration_with_infinity_comes_back() -> None:
     from transformers import Mamba2Config, Mamba2ForCausalLM
 

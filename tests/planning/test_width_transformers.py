@@ -13,12 +13,17 @@ from .transformer_models import (
     BERT,
     ENCODER,
     FROZEN,
+    GEMMA,
     GPT2,
     LLAMA,
     LSTM,
     MAMBA,
     MAMBA2,
+    PHI3,
     POSITIONED,
+    PVT,
+    PVT_V2,
+    SEGFORMER,
     SWIN,
     T5,
     VIT,
@@ -69,6 +74,11 @@ WIDTHS = [
     Width(POSITIONED, "enter", 6, 8, STREAM),
     Width(MAMBA, "backbone.layers.0.mixer.A_log", 6, 7, STREAM, 1),
     Width(MAMBA2, "backbone.layers.0.mixer.dt_bias", 3, 4, None),
+    Width(PHI3, "model.layers.0.self_attn.qkv_proj", 2, 3),
+    Width(PVT, "pvt.encoder.block.0.0.attention.output.dense", 12, 13, 1e-6),
+    Width(PVT_V2, "pvt_v2.encoder.layers.0.patch_embedding.proj", 12, 16, None),
+    Width(SEGFORMER, "segformer.stages.0.blocks.0.attention.o_proj", 12, 13, 1e-5),
+    Width(GEMMA, "model.layers.0.self_attn.q_proj", 4, 5),
     Width(XLNET, "transformer.layer.0.rel_attn.q", 8, 9, 1e-6, 2),
 ]
 
@@ -146,3 +156,21 @@ def test_recurrent_units_take_their_gates_along(engine: Engine) -> None:
     lstm = run.model.get_submodule("lstm")
     assert (lstm.hidden_size, tuple(lstm.weight_hh_l1_reverse.shape)) == (8, (32, 8))
     assert run.model.get_submodule("leave").in_features == 16
+
+
+def test_packed_heads_that_a_shared_configuration_cuts_change_in_all_layers(engine: Engine) -> None:
+    run = PHI3.attached(engine)
+    assert run.surgeon.modify_layer_width(
+        layer_name="model.layers.0.self_attn.qkv_proj", new_width=3, unit="units"
+    ).success
+    shapes = [tuple(layer.self_attn.qkv_proj.weight.shape) for layer in run.model.model.layers]  # type: ignore[union-attr]
+    assert shapes == [(96, 32), (96, 32)]
+
+
+def test_heads_whose_number_follows_the_stream_are_refused_alone_with_what_to_change_instead(
+    engine: Engine,
+) -> None:
+    result = PVT_V2.attached(engine).surgeon.modify_layer_width(
+        layer_name="pvt_v2.encoder.layers.0.blocks.0.attention.query", new_width=16
+    )
+    assert (result.success, result.check) == (False, "attention_heads")

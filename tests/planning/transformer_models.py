@@ -17,6 +17,15 @@ transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 
 LAYERS = 2
+PYRAMID = {
+    "num_encoder_blocks": 2,
+    "depths": [1, 1],
+    "hidden_sizes": [12, 16],
+    "patch_sizes": [4, 2],
+    "strides": [4, 2],
+    "num_attention_heads": [3, 4],
+    "mlp_ratios": [2, 2],
+}
 COMMON = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
 
 
@@ -35,6 +44,11 @@ def bert() -> nn.Module:
 def llama() -> nn.Module:
     config = transformers.LlamaConfig(**COMMON, num_key_value_heads=2, intermediate_size=40)
     return _made(transformers.LlamaForCausalLM(config))
+
+
+def gemma() -> nn.Module:
+    config = transformers.GemmaConfig(**COMMON, num_key_value_heads=1, head_dim=8, intermediate_size=40)
+    return _made(transformers.GemmaForCausalLM(config))
 
 
 def t5() -> nn.Module:
@@ -75,6 +89,28 @@ def mamba2() -> nn.Module:
     }
     config = transformers.Mamba2Config(vocab_size=97, num_hidden_layers=LAYERS, use_cache=False, **sizes)
     return _made(transformers.Mamba2ForCausalLM(config))
+
+
+def phi3() -> nn.Module:
+    config = transformers.Phi3Config(
+        **COMMON, num_key_value_heads=2, intermediate_size=40, pad_token_id=0, bos_token_id=0, eos_token_id=1
+    )
+    return _made(transformers.Phi3ForCausalLM(config))
+
+
+def pvt() -> nn.Module:
+    config = transformers.PvtConfig(image_size=16, sequence_reduction_ratios=[2, 1], **PYRAMID)
+    return _made(transformers.PvtForImageClassification(config))
+
+
+def pvt_v2() -> nn.Module:
+    config = transformers.PvtV2Config(image_size=16, sr_ratios=[2, 1], **PYRAMID)
+    return _made(transformers.PvtV2ForImageClassification(config))
+
+
+def segformer() -> nn.Module:
+    config = transformers.SegformerConfig(sr_ratios=[2, 1], decoder_hidden_size=10, **PYRAMID)
+    return _made(transformers.SegformerForSemanticSegmentation(config))
 
 
 def xlnet() -> nn.Module:
@@ -189,6 +225,7 @@ def _transformer(
 GPT2 = _transformer("gpt2", gpt2, _tokens)
 BERT = _transformer("bert", bert, _tokens)
 LLAMA = _transformer("llama", llama, _tokens)
+GEMMA = _transformer("gemma", gemma, _tokens)
 T5 = _transformer("t5", t5, lambda: _tokens("input_ids decoder_input_ids"))
 VIT = _transformer("vit", vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
 SWIN = _transformer("swin", swin, lambda: {"pixel_values": torch.randn(2, 3, 32, 32)})
@@ -197,6 +234,10 @@ MAMBA2 = _transformer("mamba2", mamba2, _tokens)
 XLNET = _transformer(
     "xlnet", xlnet, lambda: {**_tokens(), "token_type_ids": torch.randint(0, 2, (2, 6)), "use_mems": False}
 )
+PHI3 = _transformer("phi3", phi3, _tokens)
+PVT = _transformer("pvt", pvt, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
+PVT_V2 = _transformer("pvt_v2", pvt_v2, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
+SEGFORMER = _transformer("segformer", segformer, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)})
 LSTM = _transformer("lstm", Recurrent, lambda: {"x": torch.randn(3, 4, 5)})
 FROZEN = _transformer("frozen", Frozen, lambda: {"x": torch.randn(3, 5)})
 POSITIONED = _transformer("positioned", Positioned, lambda: {"x": torch.randn(3, 4, 5)})

@@ -267,20 +267,48 @@ def test_every_produced_channel_is_in_exactly_one_width_group() -> None:
     ]
 
 
+class Halves(nn.Module):
+    """One layer makes what two others read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(3, 6)
+        self.left = nn.Linear(2, 2)
+        self.right = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.both(x).split([2, 4], dim=-1)
+        return self.left(left) + self.right(right)
+
+
 def test_units_of_several_kinds_in_one_layer_are_counted_as_families() -> None:
-    class Halves(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.both = nn.Linear(3, 6)
-            self.left = nn.Linear(2, 2)
-            self.right = nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            left, right = self.both(x).split([2, 4], dim=-1)
-            return self.left(left) + self.right(right)
-
     group = traced(Halves(), torch.randn(5, 3)).group_of("both")
     assert group.families == 2
+
+
+def test_a_network_of_constants_that_makes_a_bias_has_a_side_that_reads() -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.leave = nn.Linear(3, 2)
+            self.inner, self.outer = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = self.outer(self.inner(torch.eye(4)).relu()).sum(0)
+            return self.leave(x.tanh() + bias)
+
+    group = traced(Biased(), torch.randn(5, 3)).group_of("inner")
+    member = group.member("outer.weight", 1)
+    assert member is not None
+    assert member.role == "consumer"
+
+
+def test_units_that_one_layer_makes_with_others_form_a_group_by_what_reads_them() -> None:
+    groups = traced(Halves(), torch.randn(5, 3)).width_groups
+    assert {(group.tensor, group.dim, group.units) for group in groups if group.free} == {
+        ("left.weight", 1, 2),
+        ("right.weight", 1, 4),
+    }
 
 
 def test_an_unknown_layer_is_an_error_that_names_near_ones() -> None:

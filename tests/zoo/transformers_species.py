@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import transformers as hf
 from torch import nn
 
@@ -93,6 +94,78 @@ def resnet() -> nn.Module:
     )
 
 
+def gpt_neox() -> nn.Module:
+    """Attention and MLP side by side; queries, keys and values packed head by head, half of each head rotated."""
+    return hf.GPTNeoXForCausalLM(
+        hf.GPTNeoXConfig(
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            intermediate_size=40,
+            max_position_embeddings=16,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+            **ROOMS,
+        )
+    )
+
+
+def deberta() -> nn.Module:
+    """Disentangled attention: content meets gathered relative positions, whose table all layers share."""
+    return hf.DebertaV2ForSequenceClassification(
+        hf.DebertaV2Config(
+            vocab_size=101,
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            intermediate_size=40,
+            max_position_embeddings=16,
+            relative_attention=True,
+            position_buckets=4,
+            max_relative_positions=16,
+            pos_att_type=["p2c", "c2p"],
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            position_biased_input=False,
+            type_vocab_size=0,
+            num_labels=5,
+        )
+    )
+
+
+def mamba() -> nn.Module:
+    """Selective state spaces: no weight reads a state, inputs and outputs meet in it."""
+    return hf.MambaForCausalLM(
+        hf.MambaConfig(hidden_size=24, state_size=6, time_step_rank=3, num_hidden_layers=2, **ROOMS)
+    )
+
+
+def whisper() -> nn.Module:
+    """Convolutions over a spectrogram, an encoder, and a decoder with cross-attention."""
+    return hf.WhisperForConditionalGeneration(
+        hf.WhisperConfig(
+            num_mel_bins=8,
+            d_model=24,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=3,
+            decoder_attention_heads=3,
+            encoder_ffn_dim=40,
+            decoder_ffn_dim=36,
+            max_source_positions=10,
+            max_target_positions=16,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+            **ROOMS,
+        )
+    )
+
+
+def spectrogram() -> dict[str, Any]:
+    return {"input_features": torch.randn(2, 8, 20), "decoder_input_ids": tokens()["input_ids"][:, :5]}
+
+
 def both_sides() -> dict[str, Any]:
     return {**tokens(), "decoder_input_ids": tokens()["input_ids"][:, :5], "use_cache": False}
 
@@ -158,5 +231,37 @@ TRANSFORMERS = (
         ("resnet.encoder.stages.0.layers.0", {"type": "conv2d", "in_channels": 12, "out_channels": 12}),
         "resnet.encoder.stages.0.layers.1",
         ("resnet.encoder.stages.0.layers.0", "resnet.encoder.stages.0.layers.1"),
+    ),
+    Species(
+        "GPT-NeoX",
+        gpt_neox,
+        tokens,
+        ("gpt_neox.layers.0.mlp", linear(24)),
+        "gpt_neox.layers.1",
+        ("gpt_neox.layers.0", "gpt_neox.layers.1.mlp"),
+    ),
+    Species(
+        "DeBERTa",
+        deberta,
+        tokens,
+        ("deberta.encoder.layer.0.intermediate", linear(40)),
+        "deberta.encoder.layer.1",
+        ("deberta.encoder.layer.0", "deberta.encoder.layer.1"),
+    ),
+    Species(
+        "Mamba",
+        mamba,
+        tokens,
+        ("backbone.layers.0.mixer", linear(24)),
+        "backbone.layers.1",
+        ("backbone.layers.0", "backbone.layers.1.mixer"),
+    ),
+    Species(
+        "Whisper",
+        whisper,
+        spectrogram,
+        ("model.encoder.layers.0.fc2", linear(24)),
+        "model.decoder.layers.1",
+        ("model.decoder.layers.0", "model.decoder.layers.1"),
     ),
 )
