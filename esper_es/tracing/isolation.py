@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -29,13 +30,14 @@ def undisturbed(model: nn.Module, examples: object) -> Iterator[None]:
         yield
 
 
-_OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
+_OF_TORCH = frozenset(name for name in nn.Module().__dict__ if not name.startswith("_forward_"))
+"""What torch keeps on every module, but for hooks of its forward pass: some models hook their layers as they run."""
 
 
 @contextmanager
 def remembering_nothing(model: nn.Module) -> Iterator[None]:
-    """Take back what a forward pass keeps on its modules, in attributes, dicts and lists: tensors that were computed
-    once (position biases) would stand for what they were computed from in every later run."""
+    """Take back what a forward pass keeps on its modules, in attributes, dicts, lists and hooks: tensors that were
+    computed once (position biases) would stand for what they were computed from in every later run."""
     before = [(module, _copied(module.__dict__)) for module in model.modules()]
     try:
         yield
@@ -47,14 +49,14 @@ def remembering_nothing(model: nn.Module) -> Iterator[None]:
 def _copied(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Each attribute, and what it holds where that is a plain container."""
     return {
-        name: (value, value.copy() if type(value) in (dict, list) else None)
+        name: (value, value.copy() if type(value) in (dict, list, OrderedDict) else None)
         for name, value in attributes.items()
-        if name not in _OF_EVERY_MODULE
+        if name not in _OF_TORCH
     }
 
 
 def _restore(attributes: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None:
-    for name in attributes.keys() - before.keys() - _OF_EVERY_MODULE:
+    for name in attributes.keys() - before.keys() - _OF_TORCH:
         del attributes[name]
     for name, (value, content) in before.items():
         attributes[name] = value
