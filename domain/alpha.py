@@ -31,7 +31,7 @@ class AlphaSchedule:
         epochs: length of the ramp, at least 1.
     """
 
-    curve: str = field(default="linear", validator=in_(CURVES))
+    curve: str = field(default="linear", validator=in_(tuple(CURVES)))
     start: float = field(default=0.0, validator=[ge(0.0), le(1.0)])
     target: float = field(default=1.0, validator=[ge(0.0), le(1.0)])
     epochs: int = field(default=5, validator=[instance_of(int), ge(1)])

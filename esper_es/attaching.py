@@ -157,8 +157,8 @@ def _require_rebuildable(base: BaseModel) -> None:
     """Check now that the log will be able to build the model again."""
     if base.blueprint is None and (opaque := opaque_classes(base.architecture)):
         raise UsageError(
-            f"the log could not build this model again: the classes {', '.join(opaque)} are your own. Register a "
-            "function that builds it, @esper_es.blueprint('my-net') def build(...): ..., and attach with "
+            f"the log could not build this model again: no registered layer kind describes {', '.join(opaque)}. "
+            "Register a function that builds it, @esper_es.blueprint('my-net') def build(...): ..., and attach with "
             "blueprint='my-net', blueprint_args={...}"
         )
     try:
@@ -285,7 +285,8 @@ def attached(
 
 
 def _parts_named(fresh: Collection[str]) -> frozenset[str]:
-    if isinstance(fresh, str) or not all(part in PARTS for part in fresh):
+    named = isinstance(fresh, Collection) and not isinstance(fresh, str)
+    if not named or not all(part in PARTS for part in fresh):
         raise UsageError(f"fresh names parts that begin anew, among {', '.join(PARTS)}; got {fresh!r}")
     return frozenset(fresh)
 

@@ -18,6 +18,7 @@ from esper_es.domain.edits import (
     ScaleTensor,
 )
 from esper_es.domain.facts import Effects
+from esper_es.planning.execution import outputs_unwatched
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.names import tensor_at
 from esper_es.validators import Trial, ValidationResult
@@ -33,8 +34,8 @@ def effects_of(
     verdicts: Sequence[ValidationResult],
 ) -> Effects:
     """Return the effects of edits that were tried on ``shadow`` and found valid; the live objects are only read."""
-    outputs = trial.observe(shadow).outputs
-    outputs_before = () if trial.before is None else trial.before.observation.outputs
+    outputs = outputs_unwatched(shadow, trial.examples, trial.observe(shadow))
+    outputs_before = () if trial.before is None else trial.before.outputs
     return Effects(
         output_difference=output_difference(outputs_before, outputs),
         parameters_before=before.parameter_count,

@@ -248,8 +248,12 @@ class Engine:
             UsageError: if the log knows no such model or version.
             MissingTensorError: if the vault lacks a recorded tensor.
         """
-        if isinstance(since, bool) or not isinstance(since, int):
+        if isinstance(since, bool) or not isinstance(since, int) or since < 0:
             raise UsageError(f"since is the number of a version, got {since!r}")
+        if not isinstance(onto, Run):
+            raise UsageError(
+                f"surgeries are repeated onto a run, as attach returns it; got {type(onto).__name__}"
+            )
         state = self.state(source, version)
         history = self.log.history(state.id, to=state.version)
         results: list[SurgeryResult] = []

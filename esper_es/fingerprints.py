@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from esper_es.domain.canonical import Json, canonical_bytes, fingerprint_of
+from esper_es.domain.errors import UsageError
 from esper_es.projections.live.describe import describe
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.names import named_tensors
@@ -19,7 +20,12 @@ def fingerprint(module: nn.Module) -> str:
     shape, dtype, memory format, ``requires_grad`` and bytes.
 
     Device and training flags do not matter.
+
+    Raises:
+        UsageError: if it is no module.
     """
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"fingerprint takes an nn.Module, got {type(module).__name__}")
     tensors = {
         name: [tensor_properties(tensor, role), digest_of(tensor)]
         for name, tensor, role in named_tensors(module)

@@ -55,6 +55,11 @@ def _name(_: object, attribute: Attribute[str], value: object) -> None:
         raise UsageError(f"layers and seeds go by names, which are strings; got {value!r}")
 
 
+def _cause(_: object, attribute: Attribute[Cause], value: object) -> None:
+    if not isinstance(value, Cause):
+        raise UsageError(f"cause is an esper_es.Cause, got {value!r:.80}")
+
+
 @frozen(kw_only=True)
 class Request:
     """What somebody asks for.
@@ -67,13 +72,13 @@ class Request:
         settling: facts to commit together with a success, e.g. that a decision was applied.
 
     Raises:
-        UsageError: if ``target`` is not a string.
+        UsageError: if ``target`` is not a string, or ``cause`` no cause.
     """
 
     operation: str
     target: str = field(validator=_name)
     arguments: Mapping[str, Json] = field(converter=arguments_as_json)
-    cause: Cause
+    cause: Cause = field(validator=_cause)
     settling: tuple[Fact, ...] = ()
 
 
@@ -90,7 +95,8 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
     check_followers(session)
     try:
         session.check_moment()
-        rehearsal = rehearsed(session, request.operation, planner, watch)
+        with session.planned():
+            rehearsal = rehearsed(session, request.operation, planner, watch)
         plan = rehearsal.plan
         plan.facts(session.state, Change(edits=plan.edits, effects=rehearsal.effects))
     except Refused as refusal:

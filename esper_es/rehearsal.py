@@ -41,8 +41,9 @@ class Rehearsal:
 def rehearsed(session: Session, operation: str, planner: Planner, watch: Stopwatch) -> Rehearsal:
     """Resolve a request into edits and try them on a copy.
 
-    It builds on what earlier surgeries found out about the structure. A refusal never rests on that alone: the
-    model may have begun to do something else since, so it is then tried again without.
+    It builds on what earlier surgeries found out about the structure, and on the plan that is nearest. A refusal never
+    rests on these alone: the model may have begun to do something else since, and may ask for more to change with what
+    was asked for, so it is then tried again with more care.
 
     Raises:
         Refused: if the change can't be planned, does not fit, or is not valid.
@@ -51,15 +52,15 @@ def rehearsed(session: Session, operation: str, planner: Planner, watch: Stopwat
     try:
         return _tried(session, scene, operation, planner, watch)
     except Refused:
-        if not scene.remembered:
+        if not (scene.remembered or scene.untried):
             raise
     session.memory.forget()
-    return _tried(session, _scene(session), operation, planner, watch)
+    return _tried(session, _scene(session, careful=True), operation, planner, watch)
 
 
-def _scene(session: Session) -> Scene:
+def _scene(session: Session, *, careful: bool = False) -> Scene:
     shadow = shadow_of(session.live.module)
-    return Scene(session.state, session.live, shadow, session.examples, session.memory)
+    return Scene(session.state, session.live, shadow, session.examples, session.memory, careful=careful)
 
 
 def _tried(session: Session, scene: Scene, operation: str, planner: Planner, watch: Stopwatch) -> Rehearsal:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from attrs import define, field, frozen
 
 from esper_es.domain.envelope import Cause, Envelope
-from esper_es.domain.errors import LedgerError, OutcomeUnknownError, Refused
+from esper_es.domain.errors import LedgerError, OutcomeUnknownError, Refused, UsageError
 from esper_es.domain.facts import Fact
 from esper_es.domain.model import Moment, recorded
 from esper_es.domain.state import ModelState
@@ -73,6 +74,7 @@ class Session:
             begin anew again instead of being restored.
         memory: what surgeries found out about the last structures.
         boundary: the end of the last training step.
+        planning: whether a change is being planned, for which code of the user's may run.
     """
 
     log: Log
@@ -88,6 +90,7 @@ class Session:
     fresh: frozenset[str] = frozenset()
     memory: StructureMemory = field(factory=StructureMemory)
     boundary: Boundary = field(factory=Boundary)
+    planning: bool = False
 
     def check_moment(self) -> None:
         """Check that the model may be changed now.
@@ -98,12 +101,27 @@ class Session:
         self.check_free()
         self.boundary.check(self.live)
 
+    @contextmanager
+    def planned(self) -> Iterator[None]:
+        """Allow no other change meanwhile."""
+        self.planning = True
+        try:
+            yield
+        finally:
+            self.planning = False
+
     def check_free(self) -> None:
         """Check that nothing else is at work on the model now, or holds on to its parameters.
 
         Raises:
             Refused: saying what.
+            UsageError: if a change is being planned already.
         """
+        if self.planning:
+            raise UsageError(
+                "a change of this run is being planned; functions given as loss or importance may only look at the "
+                "model that they are given"
+            )
         check_not_running(self.live.module)
         if (reason := in_the_way(self.live.module)) is not None:
             raise Refused(reason, "distributed")

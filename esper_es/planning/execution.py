@@ -1,4 +1,4 @@
-"""Which modules run when nobody watches them."""
+"""Which modules run, and what comes out, when nobody watches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from esper_es.example_inputs import ExampleInputs
-from esper_es.planning.observation import in_eval
+from esper_es.planning.observation import Observation, in_eval
+from esper_es.tracing.structure import result_tensors
 
 
 def executed_unwatched(model: nn.Module, examples: ExampleInputs) -> frozenset[str]:
@@ -36,3 +37,23 @@ def executed_unwatched(model: nn.Module, examples: ExampleInputs) -> frozenset[s
     finally:
         handle.remove()
     return frozenset(found)
+
+
+def outputs_unwatched(
+    model: nn.Module, examples: ExampleInputs, observation: Observation
+) -> tuple[torch.Tensor, ...]:
+    """Return what a model gives back in evaluation when nobody watches.
+
+    torch's encoder packs padded sequences then, if it may, and returns zeros where they were padded. Elsewhere it is
+    what was observed.
+    """
+    if not any(isinstance(part, nn.TransformerEncoder) for part in model.modules()):
+        return observation.outputs
+
+    def run() -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            outputs = [model(*args, **kwargs) for args, kwargs in examples.fresh()]
+        return tuple(tensor for output in outputs for tensor in result_tensors(output))
+
+    found: tuple[torch.Tensor, ...] = in_eval(model, run)
+    return found

@@ -71,7 +71,7 @@ def gradmax(scene: Scene, resizings: Sequence[Resizing], loss: Loss | None) -> G
         UsageError: if no loss is given, or it does not return a scalar that depends on the layers.
         Refused: if the group is not one linear layer or convolution that feeds one other at the same positions.
     """
-    if loss is None:
+    if not callable(loss):
         raise UsageError(
             "gradmax needs the gradient of a batch: give loss=, a function that takes a model, runs it on a batch and "
             "returns the scalar loss"
@@ -137,11 +137,17 @@ def _signals(shadow: nn.Module, feeding: str, reading: str, loss: Loss) -> tuple
     try:
         with torch.enable_grad():
             value = in_eval(shadow, lambda: loss(shadow))
-        if not isinstance(value, torch.Tensor) or value.numel() != 1 or not outputs:
+        if not isinstance(value, torch.Tensor) or value.numel() != 1 or not (inputs and outputs):
             raise UsageError("loss must run the model it is given and return a scalar tensor")
         gradients = torch.autograd.grad(value.sum(), outputs)
-    except RuntimeError as error:
-        raise UsageError(f"loss gives no gradient of {reading!r}: {error}") from error
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            raise UsageError(f"the gradient that loss gives of {reading!r} is not finite")
+        if not any(bool(gradient.any()) for gradient in gradients):
+            raise UsageError(f"the gradient that loss gives of {reading!r} is zero; no direction is larger")
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"loss gives no gradient of {reading!r}: {type(error).__name__}: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
@@ -151,10 +157,11 @@ def _signals(shadow: nn.Module, feeding: str, reading: str, loss: Loss) -> tuple
 
 
 def _positions(layer: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
-    """A layer's input or output as ``(batch, channels, height, width)``."""
+    """A layer's input or output as ``(batch, channels, height, width)``; those of one sample are a batch of one."""
     if not isinstance(layer, _CONVOLUTIONS):
-        return tensor.flatten(0, -2)[:, :, None, None]
-    return tensor[..., None] if isinstance(layer, nn.Conv1d) else tensor
+        return tensor.reshape(-1, tensor.shape[-1])[:, :, None, None]
+    batched = tensor if tensor.ndim == len(layer.kernel_size) + 2 else tensor[None]
+    return batched[..., None] if isinstance(layer, nn.Conv1d) else batched
 
 
 Pair = tuple[int, int]

@@ -56,7 +56,9 @@ def initialized(
         UsageError: if ``gradmax`` is asked for without a loss.
         Refused: if new units would never learn, or the initialization is not for such layers.
     """
-    if name == "gradmax" and any(r.gather.added for r in resizings):
+    if not any(r.gather.added for r in resizings):
+        return _narrowed(scene, resizings, attributes)
+    if name == "gradmax":
         return _plain(scene, resizings, gradmax(scene, resizings, loss), "largest gradient, outgoing zero")
     return _METHODS.get(name, _preserving)(scene, resizings, attributes)
 
@@ -88,6 +90,19 @@ def _preserving(
             break
     assert best is not None
     return best[1]
+
+
+def _narrowed(scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]) -> Initialized:
+    """Nothing else than what goes; but where norms mixed it with what stays, these rescaled, if that changes the
+    outputs less: as it does where channels go that came by a widening."""
+    plain = Initialized(filled(scene, resizings, lambda _: Silent()), "")
+    if not any(r.group.reduced_by for r in resizings):
+        return plain
+    stream = Stream(scene.live.module, mean=True, readers_drawn=False)
+    rescaled = Initialized(
+        filled(scene, resizings, partial(_under_norms, stream, Silent())), "norms rescaled"
+    )
+    return min((plain, rescaled), key=lambda one: difference(scene, _all(one.filled, attributes), {}))
 
 
 def _under_norms(filling: Filling, elsewhere: Filling, resizing: Resizing) -> Filling:

@@ -160,6 +160,10 @@ def _bridge(
     require_unmissed(scene, first, path, standing)
     if strategy == "learned":
         pairs = [pair for observation in observations for pair in _pairs(observation, path, stream)]
+        if not all(bool(torch.isfinite(tensor).all()) for pair in pairs for tensor in pair):
+            raise UsageError(
+                f"what {path!r} takes or returns on the example inputs and the batches of calibration is not finite"
+            )
         quality = fitted(layer, [x for x, _ in pairs], [y for _, y in pairs])
         return new_module(standing, fragment_of(standing), seed, {}, given=True), quality
     inside = "" if standing is layer else "bridge."

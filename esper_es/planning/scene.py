@@ -40,7 +40,9 @@ class Scene:
         examples: inputs to run it on.
         memory: what earlier surgeries found out about structures.
         observation: of the copy's last run.
+        careful: whether a plan is run before it is handed over.
         remembered: whether anything was taken from the memory.
+        untried: whether a plan was handed over that never ran, where others might be found if it does not.
         traced: the trace of the structure as it is, once it was asked for.
         proven: the trace of the copy after the edits, once it was taken.
     """
@@ -51,7 +53,9 @@ class Scene:
     examples: ExampleInputs
     memory: StructureMemory = field(factory=StructureMemory)
     observation: Observation | None = None
+    careful: bool = False
     remembered: bool = field(default=False, init=False)
+    untried: bool = field(default=False, init=False)
     traced: Trace | None = field(default=None, init=False)
     proven: Trace | None = field(default=None, init=False)
 

@@ -119,9 +119,21 @@ def recurrent_cell(module: Any, changes: Changes) -> WidthRepair:
 def attention(module: Any, changes: Changes) -> WidthRepair:
     """Heads have ``head_dim`` channels each. Where they are not as wide as the stream, all together, it keeps their
     width as ``inner_dim`` and another ``forward`` runs; see ``projections/live/free_heads.py``. A subclass with a
-    ``forward`` of its own is taken to do as torch's does: heads change with the stream."""
+    ``forward`` of its own is taken to do as torch's does: heads change with the stream.
+
+    Raises:
+        Refused: if heads would change where there is but one, or the number of learnt positions would.
+    """
     stream = _size(module.out_proj.weight, 0, changes.get(("out_proj.weight", 0)))
     inner = _size(module.out_proj.weight, 1, changes.get(("out_proj.weight", 1)))
+    if ("bias_k", 0) in changes or ("bias_v", 0) in changes:
+        raise Refused("nn.MultiheadAttention has one learnt position, and masks make room for one", "bias_kv")
+    if int(module.num_heads) == 1 and ("out_proj.weight", 1) in changes:
+        raise Refused(
+            "this nn.MultiheadAttention has one head, and no trace can tell where another would begin; roll back to a "
+            "version with more, or replace the layer",
+            "attention_heads",
+        )
     packed = module.in_proj_weight is not None
     query = "in_proj_weight" if packed else "q_proj_weight"
     fed = _size(getattr(module, query), 1, changes.get((query, 1)))

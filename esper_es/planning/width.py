@@ -67,7 +67,6 @@ def plan_width(
     resolved = resolve(scene, before, Target(group, units), importance)
     change, proof, attributes = resolved.change, resolved.proof, resolved.attributes
     done = initialized(scene, initialization, change.resizings, attributes, loss)
-    method = done.method if units > group.units else ""
     edits = (*done.filled.edits, *attributes)
     config = config_update(scene, change.resizings, edits, done.filled.tensors)
     return Plan(
@@ -79,7 +78,7 @@ def plan_width(
             "new_width": group.unit_size * units,
             "units": (group.units, units),
             "initialization": initialization,
-            "method": method,
+            "method": done.method,
             "resized": sorted({resizing.member.tensor for resizing in change.resizings}),
             "attributes": {f"{e.path}.{e.name}".lstrip("."): e.value for e in attributes},
             "reduced_by": sorted(
@@ -103,7 +102,7 @@ def plan_width(
             kept_units=change.kept,
             dimension=group.dim,
             units=(group.units, units),
-            method=method,
+            method=done.method,
         ),
     )
 

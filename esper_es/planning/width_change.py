@@ -57,6 +57,9 @@ def resolve(scene: Scene, found: Trace, target: Target, importance: Importance) 
     first = _change(scene, found, (target,), importance)
     try:
         alone = _solved(scene, found, first)
+        if not scene.careful:
+            scene.untried = True
+            return alone
         if _runs(scene, alone):
             return alone
     except Refused as refusal:

@@ -30,6 +30,7 @@ def target_tensor(index: SlotIndex, layer: str) -> TracedTensor:
         tensor for tensor in _below(index, prefix) if layer in {n.rpartition(".")[0] for n in tensor.names}
     ]
     own = [tensor for tensor in own if not tensor.statistic] or own
+    own = [tensor for tensor in own if tensor.name.endswith("weight")] or own
     most = max((len(tensor.shape) for tensor in own), default=0)
     candidates = [tensor for tensor in own if len(tensor.shape) == most > 0]
     if len(candidates) == 1 or (candidates and all(tensor.statistic for tensor in candidates)):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -216,6 +217,8 @@ class FunctionWatch(TorchFunctionMode):
             for shadow in carry.shadows:
                 self._relations.pin(shadow.ids, f"leaves torch through {name}", self._calls.current)
             self._memory.written(args[0])
+        if func is multi_head_attention_forward:
+            kwargs = self._unpadded(kwargs or {})
         if func in _RECURRENT:
             with without_onednn():
                 return func(*args, **(kwargs or {}))
@@ -223,6 +226,16 @@ class FunctionWatch(TorchFunctionMode):
         if func == _DATA:
             self._memory.remember(result, self._memory.recall(args[0]))
         return result
+
+    def _unpadded(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of torch's attention without the mask of padded positions, if that carries no channels.
+
+        The mask is the same for all heads, and copied out for each of them, where a trace would not know it again.
+        """
+        mask = kwargs.get("key_padding_mask")
+        if mask is None or self._memory.recall(mask).shadows:
+            return kwargs
+        return {**kwargs, "key_padding_mask": None}
 
 
 _EXITS = frozenset(

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from esper_es.domain.errors import Refused
 from esper_es.example_inputs import ExampleInputs
+from esper_es.planning.execution import outputs_unwatched
 from esper_es.planning.observation import Observation, observe
 from esper_es.projections.live.bus import SkipOrderError
 from esper_es.projections.live.names import named_tensors
@@ -24,12 +25,14 @@ class Baseline:
 
     Attributes:
         observation: its run.
+        outputs: what it returns when nobody watches.
         gradients: names of parameters that a backward pass from all outputs reaches.
         parameters: scalar parameters.
         memory_bytes: estimated training memory.
     """
 
     observation: Observation
+    outputs: tuple[torch.Tensor, ...]
     gradients: frozenset[str]
     parameters: int
     memory_bytes: int
@@ -57,6 +60,7 @@ def baseline_of(
         gradients = frozenset(name for name, gradient in found.items() if gradient is not None)
     return Baseline(
         observation=observation,
+        outputs=outputs_unwatched(module, examples, observation),
         gradients=gradients,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         memory_bytes=memory_estimate(module, observation.activation_bytes, optimizer),

@@ -149,9 +149,11 @@ def _weighed(
     scaled, heads = q * sqrt(1.0 / q.shape[2]), self.num_heads
     if mask is None:
         scores = torch.bmm(scaled, k.transpose(1, 2))
+    elif mask.shape[0] == 1 or mask.shape[1] == heads:
+        scores = torch.baddbmm(mask.flatten(0, 1), scaled, k.transpose(1, 2))
     else:
-        whole = mask.expand(len(q) // heads, heads, q.shape[1], k.shape[1]).flatten(0, 1)
-        scores = torch.baddbmm(whole, scaled, k.transpose(1, 2))
+        scores = torch.bmm(scaled, k.transpose(1, 2))
+        scores = (scores.view(-1, heads, *scores.shape[1:]) + mask).flatten(0, 1)
     weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
     mixed = torch.bmm(weights, v).transpose(0, 1).reshape(q.shape[1], len(q) // heads, -1)
     return mixed, weights.view(-1, heads, *weights.shape[1:])

@@ -81,7 +81,7 @@ def kernel_arguments(name: str, arguments: Mapping[str, Json]) -> dict[str, int]
     Raises:
         UsageError: if the kernel is unknown, or an argument unknown or not a positive integer.
     """
-    if name not in _KERNELS:
+    if not isinstance(name, str) or name not in _KERNELS:
         raise UsageError(f"unknown kernel {name!r}; known are {', '.join(sorted(_KERNELS))}")
     _, defaults = _KERNELS[name]
     if unknown := set(arguments) - set(defaults):

@@ -76,6 +76,7 @@ class _Counterparts:
 def _align(live: nn.Module, target: nn.Module, known: _Counterparts) -> None:
     known.modules[id(target)] = live
     _align_config(live, target, known.journal)
+    _align_standing(live, target, known.journal)
     _align_tensors(live, target, known)
     children: dict[str, nn.Module | None] = {}
     for name, wanted in target._modules.items():
@@ -112,6 +113,15 @@ def _tie(live: nn.Module, ties: Mapping[str, str], mine: set[int], journal: Jour
                 owner, local = parent_of(live, name)
                 held = owner._parameters if local in owner._parameters else owner._buffers
                 journal.set_item(held, local, kept)
+
+
+def _align_standing(live: nn.Module, target: nn.Module, journal: Journal) -> None:
+    """Let a module stand in the place of another where its counterpart does, and nowhere else."""
+    if (STANDING in live._forward_hooks) != (STANDING in target._forward_hooks):
+        hooks = {key: hook for key, hook in live._forward_hooks.items() if key != STANDING}
+        if STANDING in target._forward_hooks:
+            hooks[STANDING] = target._forward_hooks[STANDING]
+        journal.replace_items(live._forward_hooks, hooks)
 
 
 def _align_config(live: nn.Module, target: nn.Module, journal: Journal) -> None:

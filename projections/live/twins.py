@@ -83,7 +83,8 @@ def _bypass(module: Bypass) -> nn.Module | None:
     if bridge is not None:
         stream = graph.call_module("bridge", (stream,))
     graph.output(filled(module.returned, stream, (), {}))
-    return GraphModule({} if bridge is None else {"bridge": bridge}, graph, "Bypass")
+    twin = GraphModule({} if bridge is None else {"bridge": bridge}, graph, "Bypass")
+    return _with_children(twin, module)
 
 
 def _self_contained(template: Json) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule, Tracer
 
-from esper_es.domain.architecture import Connection, join_path, split_path
+from esper_es.domain.architecture import Connection, join_path, relative_path, split_path
 from esper_es.projections.live.attributes import forget_attributes
 from esper_es.projections.live.bus import Bus
 from esper_es.projections.live.describe import connections_of
@@ -136,6 +136,7 @@ def _containers_of_skips(root: nn.Module, of_tensors: Collection[str]) -> Iterat
             and (path in of_tensors or not path)
             and not stages_of(container)
             and all({c.source, c.target} <= inside & set(of_tensors) for c in connections)
+            and all(c.via is None or relative_path(c.via, path) is not None for c in connections)
         ):
             yield path
 

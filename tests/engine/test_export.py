@@ -307,3 +307,53 @@ def test_a_residual_inside_a_residual_is_exported(engine: Engine) -> None:
         ).success
     plain = pickle.loads(pickle.dumps(run.export(standalone=True)))
     assert torch.equal(plain(x), model(x))
+
+
+class Inner(nn.Module):
+    """A sequence inside a forward of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ran: torch.Tensor = self.inner(x)
+        return ran
+
+
+class Crossed(nn.Module):
+    """A layer of two arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cross = nn.Bilinear(6, 6, 4)
+        self.leave = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left: torch.Tensor = self.leave(self.cross(x, x))
+        return left
+
+
+blueprint("tests/inner")(Inner)
+blueprint("tests/crossed")(Crossed)
+
+
+def test_a_concatenating_skip_inside_an_inner_sequence_is_exported(engine: Engine) -> None:
+    x = torch.randn(4, 6)
+    run = engine.attach(Inner(), "inner", (x,), blueprint="tests/inner")
+    result = run.surgeon.add_skip_connection(
+        from_layer="inner.0", to_layer="inner.2", connection_type="concat"
+    )
+    assert result.success, result.error
+    assert torch.equal(run.export()(x), run.model.eval()(x))
+
+
+def test_a_layer_behind_the_bridge_over_a_layer_of_two_arguments_is_exported(engine: Engine) -> None:
+    x = torch.randn(9, 6)
+    run = engine.attach(Crossed(), "crossed", (x,), blueprint="tests/crossed")
+    assert run.surgeon.remove_layer(layer_name="cross", bridge_strategy="learned").success
+    added = run.surgeon.add_layer(
+        after_layer="cross.bridge", new_layer=nn.LayerNorm(4), layer_name="new", connection_type="residual"
+    )
+    assert added.success, added.error
+    assert torch.equal(run.export()(x), run.model.eval()(x))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from models import CUSTOM_MLP, NESTED_MLP, Zoolet
 from torch import Tensor, nn
-from training import adam, attached
+from training import adam, attached, part_of
 
 from esper_es import Engine, UsageError, blueprint
 
@@ -110,3 +112,46 @@ def test_more_units_than_directions_are_all_different(engine: Engine) -> None:
     run = attached(engine, CUSTOM_MLP, adam)
     run.surgeon.modify_layer_width(layer_name="enter", new_width=30, initialization="gradmax", loss=loss)
     assert len(torch.unique(run.model.get_parameter("enter.weight"), dim=0)) == 30
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("a string", "give loss="),
+        (lambda model: model(X).sum() * float("nan"), "is not finite"),
+        (lambda model: model(X).sum() * 0.0, "is zero"),
+        (lambda model: model.leave(torch.randn(4, 8)).sum(), "must run the model"),
+        (lambda model: {}["nothing"], "KeyError"),
+    ],
+)
+def test_a_loss_that_says_nothing_is_one_clear_error(wrong: Any, words: str, engine: Engine) -> None:
+    run = attached(engine, CUSTOM_MLP)
+    with pytest.raises(UsageError, match=words):
+        run.surgeon.modify_layer_width(
+            layer_name="middle", new_width=10, initialization="gradmax", loss=wrong
+        )
+
+
+def test_one_sample_without_a_batch_will_do(engine: Engine) -> None:
+    run = attached(engine, CUSTOM_MLP)
+    result = run.surgeon.modify_layer_width(
+        layer_name="enter",
+        new_width=10,
+        initialization="gradmax",
+        loss=lambda model: model(X[0]).square().sum(),
+    )
+    assert result.success
+
+
+def test_a_change_asked_for_by_a_loss_is_refused(engine: Engine) -> None:
+    run = attached(engine, CUSTOM_MLP)
+
+    def meddling(model: nn.Module) -> torch.Tensor:
+        run.surgeon.modify_layer_width(layer_name="enter", new_width=12)
+        return loss(model)
+
+    with pytest.raises(UsageError, match="is being planned"):
+        run.surgeon.modify_layer_width(
+            layer_name="enter", new_width=10, initialization="gradmax", loss=meddling
+        )
+    assert part_of(run, "enter").out_features == 8

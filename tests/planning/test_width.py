@@ -145,3 +145,18 @@ def test_an_explanation_says_what_grows_together(engine: Engine) -> None:
     explained = str(run.surgeon.explain("0"))
     assert "0.weight" in explained
     assert "2.0.weight" in explained
+
+
+def test_what_a_widening_under_norms_brought_can_go_again_without_a_trace_in_the_outputs(
+    engine: Engine,
+) -> None:
+    run, x = attached(engine, CUSTOM_MLP), CUSTOM_MLP.batch()
+    for _ in range(3):
+        before = run.model.eval()(x)
+        assert run.surgeon.modify_layer_width(layer_name="middle", new_width=12).success
+        narrowed = run.surgeon.modify_layer_width(
+            layer_name="middle", new_width=8, importance=lambda model, group: range(group.units, 0, -1)
+        )
+        assert narrowed.details["method"] == "norms rescaled"
+        torch.testing.assert_close(run.model.eval()(x), before)
+    assert part_of(run, "norm").eps == pytest.approx(1e-5)

@@ -198,3 +198,102 @@ def test_heads_of_a_subclass_with_a_forward_of_its_own_go_with_the_stream(engine
     run = SUBCLASSED.attached(engine)
     widened(run, "enter", 12)
     assert sizes(run, "attend") == (12, 3, None)
+
+
+class Padded(nn.Module):
+    """Positions that are padded are hidden from its attention."""
+
+    def __init__(self, need_weights: bool = False) -> None:
+        super().__init__()
+        self.enter = nn.Linear(5, 8)
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.leave = nn.Linear(8, 3)
+        self.need_weights = need_weights
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        x = self.enter(x)
+        left: Tensor = self.leave(
+            self.attend(x, x, x, key_padding_mask=padding, need_weights=self.need_weights)[0]
+        )
+        return left
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("as_numbers", [False, True])
+def test_a_mask_of_padding_ties_no_heads(need_weights: bool, as_numbers: bool, engine: Engine) -> None:
+    padding = torch.zeros(2, 4, dtype=torch.bool)
+    padding[0, 2:] = True
+    inputs = (torch.randn(2, 4, 5), padding.float() if as_numbers else padding)
+    blueprint(f"tests/width/padded-{need_weights}")(lambda: Padded(need_weights))
+    run = engine.attach(
+        Padded(need_weights), "padded", inputs, blueprint=f"tests/width/padded-{need_weights}"
+    )
+    before = run.model.eval()(*inputs)
+    widened(run, "attend", 3)
+    widened(run, "enter", 9)
+    widened(run, "attend", 4)
+    torch.testing.assert_close(run.model.eval()(*inputs), before)
+
+
+def packing() -> nn.Module:
+    """An encoder that packs padded sequences in evaluation."""
+    layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+    return nn.TransformerEncoder(layer, 2)
+
+
+blueprint("tests/width/packing")(packing)
+
+
+def packed(engine: Engine, *, padded_examples: bool = False) -> tuple[Run, dict[str, Tensor]]:
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    inputs = {"src": torch.randn(2, 5, 8), "src_key_padding_mask": padding}
+    examples = inputs if padded_examples else {"src": inputs["src"]}
+    return engine.attach(packing().eval(), "packing", examples, blueprint="tests/width/packing"), inputs
+
+
+@torch.no_grad()
+def test_an_encoder_packs_again_once_a_bridge_inside_it_is_rolled_back(engine: Engine) -> None:
+    run, inputs = packed(engine)
+    before = run.model(**inputs)
+    result = run.surgeon.remove_layer(layer_name="layers.0.linear1")
+    assert result.undo_version is not None
+    run.rollback(result.undo_version)
+    assert torch.equal(run.model(**inputs), before)
+
+
+@torch.no_grad()
+def test_an_encoder_does_not_pack_past_a_bridge_that_a_rollback_brings_back(engine: Engine) -> None:
+    run, inputs = packed(engine)
+    result = run.surgeon.remove_layer(layer_name="layers.0.linear1")
+    bridged, after = run.capture(), run.model(**inputs)
+    assert result.undo_version is not None
+    run.rollback(result.undo_version)
+    run.rollback(bridged)
+    assert torch.equal(run.model(**inputs), after)
+
+
+@torch.no_grad()
+def test_outputs_that_change_where_packing_stops_are_told(engine: Engine) -> None:
+    run, inputs = packed(engine, padded_examples=True)
+    before = run.model(**inputs)
+    spec = {"type": "linear", "in_features": 8, "out_features": 8}
+    result = run.surgeon.add_layer(
+        after_layer="layers.0", new_layer=spec, layer_name="new", connection_type="residual"
+    )
+    assert (run.model(**inputs) - before).abs().max() > 0.1
+    assert result.details["function_preserved"] is False
+
+
+def test_where_another_head_would_begin_can_not_be_told_of_one(engine: Engine) -> None:
+    run = ENCODER.attached(engine)
+    widened(run, PACKED, 1, 0)
+    result = run.surgeon.modify_layer_width(layer_name=PACKED, new_width=2, unit="units", dimension=0)
+    assert (result.success, result.check) == (False, "attention_heads")
+
+
+def test_attention_has_one_learnt_position(engine: Engine) -> None:
+    result = READER.attached(engine).surgeon.modify_layer_width(
+        layer_name="attend.bias_k", new_width=2, dimension=0
+    )
+    assert not result.success
