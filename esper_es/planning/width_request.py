@@ -9,6 +9,9 @@ from esper_es.tracing import Trace, WidthGroup
 
 UNITS = ("channels", "units")
 
+MOST = 10**60
+"""Beyond it not even arithmetic is sure to hold."""
+
 
 @frozen(eq=False)
 class WidthRequest:
@@ -31,10 +34,10 @@ class WidthRequest:
     dimension: str | int = "out"
 
     def __attrs_post_init__(self) -> None:
-        if isinstance(self.width, bool) or not isinstance(self.width, int) or not 0 < self.width < 2**63:
-            raise UsageError(
-                f"new_width must be a positive integer of 63 bits at most, got {self.width!r:.80}"
-            )
+        if isinstance(self.width, bool) or not isinstance(self.width, int) or self.width < 1:
+            raise UsageError(f"new_width must be a positive integer, got {self.width!r:.80}")
+        if self.width > MOST:
+            raise UsageError(f"new_width is beyond all memory: {self.width!r:.40}...")
         if self.unit not in UNITS:
             raise UsageError(f"unit is one of {', '.join(UNITS)}, got {self.unit!r}")
         number = isinstance(self.dimension, int) and not isinstance(self.dimension, bool)

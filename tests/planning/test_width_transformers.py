@@ -68,7 +68,7 @@ WIDTHS = [
     Width(SWIN, "swin.encoder.layers.0.downsample.reduction", 32, 33, STREAM),
     Width(LSTM, "lstm.weight_ih_l0", 6, 8, STREAM, 0),
     Width(ENCODER, "enter", 16, 19, STREAM),
-    Width(ENCODER, "encoder.layers.1.self_attn.in_proj_weight", 4, 5, 0.0, 0),
+    Width(ENCODER, "encoder.layers.1.self_attn.in_proj_weight", 4, 5, STREAM, 0),
     Width(ENCODER, "encoder.layers.0.linear1", 24, 25, STREAM),
     Width(FROZEN, "enter", 6, 8),
     Width(POSITIONED, "enter", 6, 8, STREAM),
