@@ -113,4 +113,6 @@ class CallRecorder:
 def _shapes(value: Any) -> tuple[Shape, ...]:
     """Shapes of all tensors. No torch function mode needs to hear that they were asked for."""
     with torch._C.DisableTorchFunction():
+        if isinstance(value, torch.Tensor):
+            return (tuple(value.shape),)
         return tuple([tuple(tensor.shape) for tensor in tensors_in(value)])
