@@ -262,7 +262,7 @@ def _run(module: nn.Module, examples: ExampleInputs, recorder: _Recorder | None 
 def in_eval(module: nn.Module, action: Callable[[], Any]) -> Any:
     """Call something with a module in eval mode; flags, generators and remembered tensors are as before afterwards."""
     training = [part for part in module.modules() if part.training]
-    with preserved_rng(), remembering_nothing(module):
+    with preserved_rng(), remembering_nothing(module.modules()):
         try:
             module.eval()
             return action()

@@ -20,11 +20,13 @@ from esper_es.tracing.structure import tensors_in
 @contextmanager
 def undisturbed(model: nn.Module, examples: object) -> Iterator[None]:
     """Evaluation mode without gradients, and exact restoration of everything that running could change."""
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers(), *tensors_in(examples))}
+    modules = list(model.modules())
+    held = [t for part in modules for t in (*part._parameters.values(), *part._buffers.values())]
+    devices = {tensor.device for tensor in (*held, *tensors_in(examples)) if tensor is not None}
     with ExitStack() as stack:
         stack.enter_context(_random_state(devices))
-        stack.enter_context(remembering_nothing(model))
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(remembering_nothing(modules))
+        stack.enter_context(_evaluating(modules))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         yield
@@ -35,37 +37,47 @@ _OF_TORCH = frozenset(name for name in nn.Module().__dict__ if not name.startswi
 
 
 @contextmanager
-def remembering_nothing(model: nn.Module) -> Iterator[None]:
-    """Take back what a forward pass keeps on its modules, in attributes, dicts, lists and hooks: tensors that were
+def remembering_nothing(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Take back what a forward pass keeps on modules, in attributes, dicts, lists and hooks: tensors that were
     computed once (position biases) would stand for what they were computed from in every later run."""
-    before = [(module, _copied(module.__dict__)) for module in model.modules()]
+    before = [(vars(module), dict(vars(module)), _contents(vars(module))) for module in modules]
     try:
         yield
     finally:
-        for module, attributes in before:
-            _restore(module.__dict__, attributes)
+        for attributes, values, contents in before:
+            _restore(attributes, values)
+            for container, content in contents:
+                _refill(container, content)
 
 
-def _copied(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute, and what it holds where that is a plain container."""
-    return {
-        name: (value, value.copy() if type(value) in (dict, list, OrderedDict) else None)
+def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """What the plain containers among a module's attributes hold; None for nothing."""
+    return [
+        (value, value.copy() if value else None)
         for name, value in attributes.items()
-        if name not in _OF_TORCH
-    }
+        if type(value) in (dict, OrderedDict, list) and name not in _OF_TORCH
+    ]
 
 
-def _restore(attributes: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None:
-    for name in attributes.keys() - before.keys() - _OF_TORCH:
-        del attributes[name]
-    for name, (value, content) in before.items():
-        attributes[name] = value
-        if content is not None and not _same(value, content):
-            value.clear()
-            if isinstance(value, dict):
-                value.update(content)
-            else:
-                value.extend(content)
+def _restore(attributes: dict[str, Any], values: dict[str, Any]) -> None:
+    if attributes.keys() != values.keys():
+        for name in attributes.keys() - values.keys() - _OF_TORCH:
+            del attributes[name]
+    for name, value in values.items():
+        if name not in _OF_TORCH and attributes.get(name, attributes) is not value:
+            attributes[name] = value
+
+
+def _refill(container: Any, content: Any) -> None:
+    if content is None:
+        if container:
+            container.clear()
+    elif not _same(container, content):
+        container.clear()
+        if isinstance(container, dict):
+            container.update(content)
+        else:
+            container.extend(content)
 
 
 def _same(value: Any, content: Any) -> bool:
@@ -118,9 +130,9 @@ def _enable_onednn(enabled: bool) -> None:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Set the flags themselves: a model may override ``train`` and do more than set them."""
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(module, module.training) for module in modules]
     try:
         for module, flag in flags:
             if flag:

@@ -61,8 +61,9 @@ def meet(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) ->
     """
     if not any(o.shadows for o in operands):
         return []
-    extent = _extents(operands)
-    operands = [_broadcast(o, extent) for o in operands]
+    if any(1 in o.sizes and any(len(shadow.dims) > 1 for shadow in o.shadows) for o in operands):
+        extent = _extents(operands)
+        operands = [_broadcast(o, extent) for o in operands]
     shadows = [shadow for o in operands for shadow in o.shadows]
     meeting = _meeting(tuple(_form(op, o) for o in operands), tuple(result))
     for event in meeting.events:

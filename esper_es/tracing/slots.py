@@ -136,10 +136,17 @@ def seed_shadows(tensor: TracedTensor) -> tuple[Shadow, ...]:
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    for name, buffer in model.named_buffers(remove_duplicate=False):
-        if buffer.ndim and buffer.is_floating_point():
-            yield name, buffer
+    """All parameters, then all buffers of floating point that have dimensions, under each of their names."""
+    buffers = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for local, parameter in module._parameters.items():
+            if parameter is not None:
+                yield prefix + local, parameter
+        for local, buffer in module._buffers.items():
+            if buffer is not None and buffer.ndim and buffer.is_floating_point():
+                buffers.append((prefix + local, buffer))
+    yield from buffers
 
 
 def _is_of_channels(name: str, buffer: torch.Tensor) -> bool:
