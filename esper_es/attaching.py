@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
-from attrs import evolve, frozen
+from attrs import Attribute, evolve, field, frozen
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
@@ -41,16 +42,28 @@ from esper_es.validators.baseline import memory_estimate
 from esper_es.vault import AnyVault
 
 
+def _of_kind(cls: type) -> Callable[[object, Attribute[Any], object], None]:
+    def check(_: object, attribute: Attribute[Any], value: object) -> None:
+        if value is not None and not isinstance(value, cls):
+            raise UsageError(f"{attribute.name} must be a {cls.__name__}, got {type(value).__name__}")
+
+    return check
+
+
 @frozen(kw_only=True, eq=False)
 class Terms:
-    """What the caller of ``attach`` asked for, to be recorded with a new model; None for the default."""
+    """What the caller of ``attach`` asked for, to be recorded with a new model; None for the default.
 
-    blueprint: str | None
-    blueprint_args: Mapping[str, Json]
-    constraints: SurgeryConstraints | None
-    capture: CapturePolicy | None
-    watch: WatchPolicy | None
-    lifecycle: LifecycleProfile | None
+    Raises:
+        UsageError: if one is of a wrong type.
+    """
+
+    blueprint: str | None = field(validator=_of_kind(str))
+    blueprint_args: Mapping[str, Json] = field(validator=_of_kind(Mapping))
+    constraints: SurgeryConstraints | None = field(validator=_of_kind(SurgeryConstraints))
+    capture: CapturePolicy | None = field(validator=_of_kind(CapturePolicy))
+    watch: WatchPolicy | None = field(validator=_of_kind(WatchPolicy))
+    lifecycle: LifecycleProfile | None = field(validator=_of_kind(LifecycleProfile))
 
 
 def check_parts(module: object, optimizer: object, scheduler: object, scaler: object, name: object) -> None:

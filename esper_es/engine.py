@@ -154,7 +154,7 @@ class Engine:
         self._require_writable("attach a model")
         terms = Terms(
             blueprint=blueprint,
-            blueprint_args=dict(blueprint_args or {}),
+            blueprint_args={} if blueprint_args is None else blueprint_args,
             constraints=constraints,
             capture=capture,
             watch=watch,

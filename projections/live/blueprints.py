@@ -30,8 +30,10 @@ def blueprint(name: str) -> Callable[[Builder], Builder]:
     same arguments.
 
     Raises:
-        UsageError: if another function has the name.
+        UsageError: if it is no name, or another function has it.
     """
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"a blueprint goes by a name, got {name!r}")
 
     def register(builder: Builder) -> Builder:
         known = _BLUEPRINTS.get(name)

@@ -12,7 +12,7 @@ from models import NESTED_MLP
 from torch import nn
 from training import adam, attached
 
-from esper_es import Engine, UsageError
+from esper_es import Engine, UsageError, blueprint, fingerprint
 from esper_es.domain.facts import EpochEnded
 
 from .photograph import differences, photograph
@@ -240,6 +240,13 @@ ATTACHMENTS: dict[str, tuple[dict[str, Any], str]] = {
         {"model": nn.Sequential(nn.Linear(6, 3), _Own())},
         "Register a function that builds it",
     ),
+    "constraints that are none": ({"constraints": 3}, "constraints must be a SurgeryConstraints, got int"),
+    "a policy that is none": ({"watch": "accuracy"}, "watch must be a WatchPolicy, got str"),
+    "arguments that are no mapping": (
+        {"blueprint": "tests/custom-mlp", "blueprint_args": 3},
+        "blueprint_args must be a Mapping, got int",
+    ),
+    "a number of fresh parts": ({"fresh": 3}, "fresh names parts that begin anew"),
     "parameters without a shape": ({"model": nn.LazyLinear(3)}, "has no shape yet"),
     "an optimizer of another model": (
         {"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)},
@@ -259,6 +266,40 @@ def test_a_model_that_the_log_could_not_follow_is_not_attached(attachment: str, 
     with pytest.raises(UsageError, match=words):
         engine.attach(**{**arguments, **asked})
     assert engine.names() == ()
+
+
+CALLS: dict[str, tuple[Callable[[Engine, Any], Any], str]] = {
+    "surgeries onto nothing": (lambda engine, run: engine.replay_surgeries("model", None), "onto a run"),
+    "surgeries onto a model": (lambda engine, run: engine.replay_surgeries("model", run.model), "onto a run"),
+    "surgeries since before all": (
+        lambda engine, run: engine.replay_surgeries("model", run, since=-1),
+        "the number of a version",
+    ),
+    "a fingerprint of nothing": (lambda engine, run: fingerprint(None), "takes an nn.Module"),
+    "a blueprint without a name": (lambda engine, run: blueprint(3), "goes by a name"),
+    "a kernel that is a list": (lambda engine, run: run.seeds.germinate("seed", ["mlp"]), "unknown kernel"),
+    "a cause in words": (
+        lambda engine, run: run.surgeon.remove_layer(layer_name="1", cause="I say so"),
+        "cause is an esper_es.Cause",
+    ),
+    "calibration that is not finite": (
+        lambda engine, run: run.surgeon.remove_layer(
+            layer_name="0", bridge_strategy="learned", calibration=[torch.full((4, 6), float("nan"))]
+        ),
+        "calibration is not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_can_never_be_right_is_one_clear_error(call: str, engine: Engine) -> None:
+    act, words = CALLS[call]
+    run = attached(engine, NESTED_MLP, adam)
+    run.seeds.plant("seed", "1")
+    before, version = photograph(run), run.version
+    with pytest.raises(UsageError, match=words):
+        act(engine, run)
+    assert (differences(before, photograph(run)), run.version) == ([], version)
 
 
 def test_a_metric_beyond_all_floats_is_misuse(engine: Engine) -> None:
