@@ -135,12 +135,15 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is not NotImplemented:
                 return result
         recall = self._memory.recall
-        carried = {id(tensor): recall(tensor) for tensor in tensors_among((*args, *kwargs.values()))}
-        if not operator.follows_tables:
-            carried = {key: UNKNOWN if c.origin is Origin.TABLE else c for key, c in carried.items()}
+        carried = {}
+        for tensor in tensors_among((*args, *kwargs.values())):
+            carry = recall(tensor)
+            hidden = carry.origin is Origin.TABLE and not operator.follows_tables
+            carried[id(tensor)] = UNKNOWN if hidden else carry
         carries = () if func.overloadpacket in MADE_ANEW else carried.values()
         for carry in carries:
-            settle(carry, self._relations)
+            if carry.debts:
+                settle(carry, self._relations)
         layout = layout_of(args) if operator.mutates else None
         result = func(*args, **kwargs)
         if operator.mutates:
