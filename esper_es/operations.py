@@ -112,9 +112,9 @@ def perform(session: Session, request: Request, planner: Planner) -> SurgeryResu
         operation=request.operation,
         version=session.state.version,
         details={
-            **plan.details,
             "output_difference": effects.output_difference,
             "function_preserved": preserved(effects.output_difference),
+            **plan.details,
         },
         undo_version=_undo_version(session, facts),
         timings_ms={**watch.phases, "total": watch.total()},

@@ -113,7 +113,8 @@ class ModelSurgeon:
                 an affine adapter fitted to what the layer did.
             calibration: batches, each as ``example_inputs``, for the fit besides the example inputs; give
                 many more rows than the layer has inputs. ``bridge_r2`` in the result is of these rows,
-                ``bridge_r2_held_out`` of the last fifth of them, for a bridge fitted to the others.
+                ``bridge_r2_held_out`` of the last fifth of them, for a bridge fitted to the others; where they
+                are too few for that, it is None, and so is ``function_preserved``.
             cause: who and why.
 
         Raises:

@@ -76,7 +76,7 @@ def _plan(
     adapter_added: bool,
 ) -> Plan:
     details = {"layer_name": layer_name, "bridge_strategy": bridge_strategy, "adapter_added": adapter_added}
-    fit = {} if quality is None else {"bridge_r2": quality.r2, "bridge_r2_held_out": quality.held_out}
+    fit = {} if quality is None else _told(quality)
     return Plan(
         edits=edits,
         tensors=tensors,
@@ -90,6 +90,13 @@ def _plan(
             bridge_r2=None if quality is None else quality.r2,
         ),
     )
+
+
+def _told(quality: Quality) -> dict[str, float | None]:
+    """How well a bridge was fitted. Rows that are too few to hold any out are met whatever the layer did, so that the
+    outputs on them say nothing of the function."""
+    told = {"bridge_r2": quality.r2, "bridge_r2_held_out": quality.held_out}
+    return told if quality.held_out is not None else {**told, "function_preserved": None}
 
 
 def _require_no_seed_inside(scene: Scene, path: str) -> None:
