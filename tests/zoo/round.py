@@ -17,18 +17,18 @@ def every(trials: Trials) -> Iterator[Outcome]:
     """Grow and shrink every free group; insert, remove and connect once; compile after each."""
     for group in trials.groups():
         yield from _both_ways(trials, group, compiled=True)
-    yield from _depth(trials)
+    yield from _depth(trials, compiled=True)
 
 
 def sampled(trials: Trials, count: int) -> Iterator[Outcome]:
     """Grow and shrink some of the groups, the same ones every time; insert, remove and connect once.
 
-    Compiling costs more than all the rest: it is done after the first group and after every change of depth.
+    Compiling costs more than all the rest: it is done for the first group alone.
     """
     free = trials.groups()
     for number, group in enumerate(random.Random(SEED).sample(free, min(count, len(free)))):
         yield from _both_ways(trials, group, compiled=number == 0)
-    yield from _depth(trials)
+    yield from _depth(trials, compiled=False)
 
 
 def _both_ways(trials: Trials, group: WidthGroup, *, compiled: bool) -> Iterator[Outcome]:
@@ -37,7 +37,7 @@ def _both_ways(trials: Trials, group: WidthGroup, *, compiled: bool) -> Iterator
         yield trials.shrink(group, compiled=compiled)
 
 
-def _depth(trials: Trials) -> Iterator[Outcome]:
-    yield trials.insert(compiled=True)
-    yield trials.remove(compiled=True)
-    yield trials.skip(compiled=True)
+def _depth(trials: Trials, *, compiled: bool) -> Iterator[Outcome]:
+    yield trials.insert(compiled=compiled)
+    yield trials.remove(compiled=compiled)
+    yield trials.skip(compiled=compiled)

@@ -33,7 +33,7 @@ def histories(draw: st.DrawFn) -> tuple[str, list[tuple[str, int, int]]]:
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),
