@@ -8,15 +8,12 @@ from itertools import combinations
 
 from torch import nn
 
-from esper_es.domain.edits import Edit, ResizeTensor, SetAttribute
+from esper_es.domain.edits import SetAttribute
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.planning.attribute_options import Option, options
 from esper_es.planning.attribute_reads import Uses, watched_attributes
 from esper_es.planning.resizing import Resizing
-from esper_es.projections.live.apply import apply_edits
-from esper_es.projections.live.journal import Journal
-from esper_es.projections.live.live import Live
-from esper_es.projections.live.material import Blank
+from esper_es.planning.width_trial import tried_blank
 
 logger = logging.getLogger(__name__)
 
@@ -118,13 +115,8 @@ def _wrong(
     shadow: nn.Module, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute], prove: Prove
 ) -> str | None:
     """Try attributes on the copy and take them back; return what is wrong with them."""
-    edits: list[Edit] = [ResizeTensor(r.member.tensor, r.member.dim, r.gather, None) for r in resizings]
-    journal = Journal()
     try:
-        apply_edits(Live(shadow), [*edits, *attributes], Blank(), journal)
-        findings = prove()
+        findings = tried_blank(shadow, resizings, attributes, prove)
     except UsageError as error:
         return str(error)
-    finally:
-        journal.undo()
     return "; ".join(findings[:3]) or None

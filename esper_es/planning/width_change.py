@@ -9,7 +9,7 @@ from math import lcm
 from attrs import frozen
 from torch import nn
 
-from esper_es.domain.edits import ResizeTensor, SetAttribute
+from esper_es.domain.edits import SetAttribute
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.planning.attribute_repair import adapted, coupled
 from esper_es.planning.attribute_search import searched
@@ -21,10 +21,7 @@ from esper_es.planning.scene import Scene
 from esper_es.planning.unit_importance import Importance, most_important
 from esper_es.planning.width_proof import Proof, width_proof
 from esper_es.planning.width_request import WidthRequest
-from esper_es.projections.live.apply import apply_edits
-from esper_es.projections.live.journal import Journal
-from esper_es.projections.live.live import Live
-from esper_es.projections.live.material import Blank
+from esper_es.planning.width_trial import tried_blank
 from esper_es.tracing import Trace, WidthGroup
 
 FIXED = "fixed_width"
@@ -163,15 +160,10 @@ def _runs(scene: Scene, solved: Resolved) -> bool:
 
 def _tried(scene: Scene, solved: Resolved, look: Callable[[], object]) -> object:
     """Look at the copy with the change done on it, new entries blank; None where it does not run."""
-    edits = [ResizeTensor(r.member.tensor, r.member.dim, r.gather, None) for r in solved.change.resizings]
-    journal = Journal()
     try:
-        apply_edits(Live(scene.shadow), [*edits, *solved.attributes], Blank(), journal)
-        return look()
+        return tried_blank(scene.shadow, solved.change.resizings, solved.attributes, look)
     except UsageError:
         return None
-    finally:
-        journal.undo()
 
 
 def _change(scene: Scene, found: Trace, targets: Sequence[Target], importance: Importance) -> Change:

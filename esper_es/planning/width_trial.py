@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from esper_es.domain.edits import Edit
+from esper_es.domain.edits import Edit, ResizeTensor, SetAttribute
 from esper_es.domain.errors import Refused
 from esper_es.effects import output_difference
 from esper_es.example_inputs import ExampleCall, ExampleInputs
@@ -18,7 +18,7 @@ from esper_es.planning.scene import Scene
 from esper_es.projections.live.apply import apply_edits
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.live import Live
-from esper_es.projections.live.material import Planned, Recorded
+from esper_es.projections.live.material import Blank, Planned, Recorded
 from esper_es.validators.baseline import gradients_of
 
 T = TypeVar("T")
@@ -34,6 +34,26 @@ def tried(
     journal = Journal()
     try:
         apply_edits(Live(shadow), edits, Recorded(Planned(tensors)), journal)
+        return look()
+    finally:
+        journal.undo()
+
+
+def tried_blank(
+    shadow: nn.Module,
+    resizings: Iterable[Resizing],
+    attributes: Iterable[SetAttribute],
+    look: Callable[[], T],
+) -> T:
+    """Resize tensors of a copy, new entries blank, and set attributes; look at it, and take all of it back.
+
+    Raises:
+        UsageError: if an attribute can't be set like this, or the look says so.
+    """
+    resized = [ResizeTensor(r.member.tensor, r.member.dim, r.gather, None) for r in resizings]
+    journal = Journal()
+    try:
+        apply_edits(Live(shadow), [*resized, *attributes], Blank(), journal)
         return look()
     finally:
         journal.undo()
