@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from attrs import asdict, frozen
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -16,17 +15,16 @@ from esper_es.tracing.structure import described, tensors_in
 Shape = tuple[int, ...]
 
 
-@frozen
-class ModuleCall:
+class ModuleCall(NamedTuple):
     """One call of one module.
 
     ``started`` and ``ended`` are ticks of one clock over all calls of a trace, so the calls of a module's
-    children lie between its own two ticks. ``parent`` is the ``index`` of the call it was made from.
+    children lie between its own two ticks. ``parent`` is the ``number`` of the call it was made from.
     """
 
     path: str
     kind: str
-    index: int
+    number: int
     example: int
     parent: int | None
     started: int
@@ -37,7 +35,7 @@ class ModuleCall:
 
     def as_dict(self) -> dict[str, Any]:
         """The call in JSON's types."""
-        return asdict(self) | {
+        return self._asdict() | {
             "inputs": [list(s) for s in self.inputs],
             "outputs": [list(s) for s in self.outputs],
         }
@@ -73,7 +71,7 @@ class CallRecorder:
     @property
     def calls(self) -> tuple[ModuleCall, ...]:
         """All finished calls in the order in which they started."""
-        return tuple(self._finished[index] for index in sorted(self._finished))
+        return tuple(self._finished[number] for number in sorted(self._finished))
 
     @contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
@@ -92,27 +90,32 @@ class CallRecorder:
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parent = self._open[-1].number if self._open else None
-        shapes = _shapes((args, kwargs) if kwargs else args)
         path, kind = self._paths[id(module)], type(module).__name__
-        self._open.append(_OpenCall(path, kind, self._count, parent, self._tick(), shapes))
+        shapes = _shapes((*args, *kwargs.values()) if kwargs else args)
+        self._open.append(_OpenCall(path, kind, self._count, parent, self._clock, shapes))
+        self._clock += 1
         self._count += 1
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._open and self._open[-1].path == self._paths[id(module)]:
-            path, kind, index, parent, started, inputs = self._open.pop()
-            shapes, structure = _shapes(output), described(output)
-            self._finished[index] = ModuleCall(
-                path, kind, index, self.example, parent, started, self._tick(), inputs, shapes, structure
+            path, kind, number, parent, started, inputs = self._open.pop()
+            if isinstance(output, torch.Tensor):
+                shapes, structure = _shapes((output,)), "Tensor"
+            else:
+                shapes, structure = _shapes(tensors_in(output)), described(output)
+            self._finished[number] = ModuleCall(
+                path, kind, number, self.example, parent, started, self._clock, inputs, shapes, structure
             )
-
-    def _tick(self) -> int:
-        self._clock += 1
-        return self._clock
+            self._clock += 1
 
 
-def _shapes(value: Any) -> tuple[Shape, ...]:
+def _shapes(values: Iterable[Any]) -> tuple[Shape, ...]:
     """Shapes of all tensors. No torch function mode needs to hear that they were asked for."""
+    found: list[Shape] = []
     with torch._C.DisableTorchFunction():
-        if isinstance(value, torch.Tensor):
-            return (tuple(value.shape),)
-        return tuple([tuple(tensor.shape) for tensor in tensors_in(value)])
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                found.append(tuple(value.shape))
+            else:
+                found += [tuple(tensor.shape) for tensor in tensors_in(value)]
+    return tuple(found)

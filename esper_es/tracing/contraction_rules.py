@@ -15,6 +15,16 @@ from esper_es.tracing.shadow import Shadow, joined_dims, relocated, split_dim
 aten = torch.ops.aten
 
 
+@rule(aten.linear)
+def linear(op: Operation) -> None:
+    x, weight, bias = op.arg("input"), op.arg("weight"), op.arg("bias")
+    rows = range(x.ndim - 1)
+    made = ["out"] * (weight.ndim - 1)
+    operands = [operand(op, x, [*rows, "in"]), operand(op, weight, [*made, "in"])]
+    added = None if bias is None else operand(op, bias, ["out"] * bias.ndim)
+    op.carry(op.result, contract(op, operands, [*rows, *made], added))
+
+
 @rule(aten.mm)
 def mm(op: Operation) -> None:
     left, right = op.args
@@ -66,15 +76,15 @@ def _any_expert(op: Operation, stack: Operand) -> Operand:
 @rule(aten.addmm, *existing(aten, "_sparse_addmm"))
 def addmm(op: Operation) -> None:
     bias, left, right = op.args[:3]
-    product = contract(op, [operand(op, left, "mk"), operand(op, right, "kn")], "mn")
-    op.carry(op.result, biased(op, product, bias, range(2 - bias.ndim, 2)))
+    operands = [operand(op, left, "mk"), operand(op, right, "kn")]
+    op.carry(op.result, contract(op, operands, "mn", operand(op, bias, "mn"[2 - bias.ndim :])))
 
 
 @rule(aten.baddbmm)
 def baddbmm(op: Operation) -> None:
     bias, left, right = op.args[:3]
-    product = contract(op, [operand(op, left, "bmk"), operand(op, right, "bkn")], "bmn")
-    op.carry(op.result, biased(op, product, bias, range(3 - bias.ndim, 3)))
+    operands = [operand(op, left, "bmk"), operand(op, right, "bkn")]
+    op.carry(op.result, contract(op, operands, "bmn", operand(op, bias, "bmn"[3 - bias.ndim :])))
 
 
 @rule(*existing(aten, "_trilinear"))
@@ -111,17 +121,18 @@ def convolution(op: Operation) -> None:
     x, weight, groups = op.arg("input"), op.arg("weight"), op.arg("groups")
     space = [f"space {i}" for i in range(x.ndim - 2)]
     kernel = [f"kernel {i}" for i in range(x.ndim - 2)]
+    bias = None if op.arg("bias") is None else operand(op, op.arg("bias"), ["out"])
     if groups > 1:
-        result = _grouped(op, groups, space, kernel)
+        op.carry(op.result, _grouped(op, groups, space, kernel, bias))
     else:
         filters = ("in", "out") if op.arg("transposed") else ("out", "in")
         operands = [operand(op, x, ["batch", "in", *space]), operand(op, weight, [*filters, *kernel])]
-        result = contract(op, operands, ["batch", "out"])
-    bias = op.arg("bias")
-    op.carry(op.result, result if bias is None else biased(op, result, bias, [1]))
+        op.carry(op.result, contract(op, operands, ["batch", "out"], bias))
 
 
-def _grouped(op: Operation, groups: int, space: Sequence[Label], kernel: Sequence[Label]) -> list[Shadow]:
+def _grouped(
+    op: Operation, groups: int, space: Sequence[Label], kernel: Sequence[Label], bias: Operand | None
+) -> list[Shadow]:
     """A conv group is a block of input channels with its block of filters: they come and go together.
 
     How many channels one group has is fixed, so the weight's other dimension is pinned, and all of it is where
@@ -148,6 +159,7 @@ def _grouped(op: Operation, groups: int, space: Sequence[Label], kernel: Sequenc
             _split(w, 0, groups, [*filters, *kernel], per_group),
         ],
         ["batch", "group", "out"],
+        None if bias is None else _split(bias, 0, groups, ["group", "out"], bias.shadows),
     )
     out_channels: int = op.result.shape[1]
     return [joined_dims(shadow, 1, (groups, out_channels // groups)) for shadow in result]
@@ -166,10 +178,13 @@ def _split(
     )
 
 
-def contract(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) -> list[Shadow]:
+def contract(
+    op: Operation, operands: Sequence[Operand], result: Sequence[Label], bias: Operand | None = None
+) -> list[Shadow]:
     """Let the operands meet; weights among them consume what is summed over and produce what stays.
 
-    Of weights alone, such as a network that makes biases from constants, the last is the one that consumes.
+    Of weights alone, such as a network that makes biases from constants, the last is the one that consumes. What is
+    added to the product makes its channels too.
     """
     alone = all(o.origin is Origin.WEIGHT for o in operands)
     for o in operands[-1:] if alone else operands:
@@ -178,15 +193,9 @@ def contract(op: Operation, operands: Sequence[Operand], result: Sequence[Label]
                 produces = any(o.labels[dim] in result for dim in shadow.dims)
                 if not (alone and produces):
                     op.play(shadow.ids, "producer" if produces else "consumer")
-    return meet(op, operands, result)
-
-
-def biased(op: Operation, product: list[Shadow], bias: torch.Tensor, labels: Sequence[int]) -> list[Shadow]:
-    """The shadows of a product after a bias was added along these of its dimensions."""
-    shape = tuple(op.result.shape)
-    whole = Operand(tuple(range(len(shape))), shape, (False,) * len(shape), tuple(product), Origin.ACTIVATION)
-    added = operand(op, bias, labels)
-    if added.origin is Origin.WEIGHT:
-        for shadow in added.shadows:
+    if bias is None:
+        return meet(op, operands, result)
+    if bias.origin is Origin.WEIGHT:
+        for shadow in bias.shadows:
             op.play(shadow.ids, "producer")
-    return meet(op, [whole, added], whole.labels)
+    return meet(op, [*operands, bias], result)

@@ -23,8 +23,13 @@ def pointwise(op: Operation) -> None:
 
     A parameter among them is a bias if it is added, and affine otherwise.
     """
-    ndim = max((tensor.ndim for tensor in (*op.tensors, *op.results)), default=0)
-    operands = [operand(op, tensor, range(ndim - tensor.ndim, ndim)) for tensor in op.tensors]
+    tensors, results = op.tensors, op.results
+    if len(tensors) == 1 and op.origin(tensors[0]) is not Origin.TABLE:
+        for result in results:
+            op.carry(result, op.shadows(tensors[0]))
+        return
+    ndim = max((tensor.ndim for tensor in (*tensors, *results)), default=0)
+    operands = [operand(op, tensor, range(ndim - tensor.ndim, ndim)) for tensor in tensors]
     if any(o.origin is not Origin.WEIGHT for o in operands):
         for o in operands:
             if o.origin is Origin.WEIGHT:
@@ -36,7 +41,7 @@ def pointwise(op: Operation) -> None:
     if op.func._schema.is_mutable:
         operands[0] = _written(operands[0])
     shadows = meet(op, operands, range(ndim))
-    for result in op.results:
+    for result in results:
         op.carry(result, shadows)
 
 

@@ -40,7 +40,7 @@ _OF_TORCH = frozenset(name for name in nn.Module().__dict__ if not name.startswi
 def remembering_nothing(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Take back what a forward pass keeps on modules, in attributes, dicts, lists and hooks: tensors that were
     computed once (position biases) would stand for what they were computed from in every later run."""
-    before = [(vars(module), dict(vars(module)), _contents(vars(module))) for module in modules]
+    before = [_kept(vars(module)) for module in modules]
     try:
         yield
     finally:
@@ -50,21 +50,23 @@ def remembering_nothing(modules: Iterable[nn.Module]) -> Iterator[None]:
                 _refill(container, content)
 
 
-def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """What the plain containers among a module's attributes hold; None for nothing."""
-    return [
+def _kept(attributes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[tuple[Any, Any]]]:
+    """A module's attributes, those that are not torch's own, and what the plain containers among them hold; None for
+    nothing."""
+    own = {name: value for name, value in attributes.items() if name not in _OF_TORCH}
+    contents = [
         (value, value.copy() if value else None)
-        for name, value in attributes.items()
-        if type(value) in (dict, OrderedDict, list) and name not in _OF_TORCH
+        for value in own.values()
+        if type(value) in (dict, OrderedDict, list)
     ]
+    return attributes, own, contents
 
 
 def _restore(attributes: dict[str, Any], values: dict[str, Any]) -> None:
-    if attributes.keys() != values.keys():
-        for name in attributes.keys() - values.keys() - _OF_TORCH:
-            del attributes[name]
+    for name in attributes.keys() - _OF_TORCH - values.keys():
+        del attributes[name]
     for name, value in values.items():
-        if name not in _OF_TORCH and attributes.get(name, attributes) is not value:
+        if attributes.get(name, attributes) is not value:
             attributes[name] = value
 
 

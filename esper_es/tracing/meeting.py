@@ -59,13 +59,13 @@ def meet(op: Operation, operands: Sequence[Operand], result: Sequence[Label]) ->
     size without channels, where a single channel is broadcast against many, and on labels that nothing else
     has and the result loses (the kernel and spatial dimensions of a convolution).
     """
-    if not any(o.shadows for o in operands):
-        return []
     if any(1 in o.sizes and any(len(shadow.dims) > 1 for shadow in o.shadows) for o in operands):
         extent = _extents(operands)
         operands = [_broadcast(o, extent) for o in operands]
     shadows = [shadow for o in operands for shadow in o.shadows]
-    meeting = _meeting(tuple(_form(op, o) for o in operands), tuple(result))
+    if not shadows:
+        return []
+    meeting = _meeting(tuple([_form(op, o) for o in operands]), tuple(result))
     for event in meeting.events:
         event.happen(op, shadows)
     return [outcome.shadow(op, shadows) for outcome in meeting.outcomes]

@@ -113,7 +113,7 @@ class Operation:
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All tensors among the arguments, lists included."""
-        return tuple(tensors_among((*self.args, *self.kwargs.values())))
+        return tuple(tensors_among((*self.args, *self.kwargs.values()) if self.kwargs else self.args))
 
     @property
     def results(self) -> tuple[torch.Tensor, ...]:

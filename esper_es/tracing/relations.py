@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from esper_es.tracing.roles import Role
 from esper_es.tracing.shadow import NOBODY
 from esper_es.tracing.union_find import Ids, UnionFind
+
+Key = TypeVar("Key")
 
 
 class Site(NamedTuple):
@@ -125,10 +129,10 @@ class Relations:
         return Settled(
             same=same,
             units=units,
-            paired=_known(self._paired) if self._paired else np.zeros(0, dtype=np.int64),
-            pins=tuple((_known(parts), cause) for cause, parts in self._pins.items()),
-            reductions=tuple((_known(parts), site) for site, parts in self._reductions.items()),
-            roles=tuple((_known(parts), *key) for key, parts in self._roles.items()),
+            paired=_known(self._paired),
+            pins=tuple(_observed(self._pins)),
+            reductions=tuple(_observed(self._reductions)),
+            roles=tuple((ids, role, module) for ids, (role, module) in _observed(self._roles)),
         )
 
     def _settle_shares(self, sets: UnionFind) -> None:
@@ -157,16 +161,15 @@ class Relations:
     def _pin_dead_ends(self, units: Ids) -> None:
         """Channels that were made and arrive nowhere went where nothing was seen, if not to waste."""
         arrived = np.zeros(self._slots, dtype=bool)
-        pinned = [ids for parts in self._pins.values() for ids in parts]
-        reduced = [ids for parts in self._reductions.values() for ids in parts]
-        for ids in (*self._read, *reduced, *pinned):
-            arrived[units[ids[ids != NOBODY]]] = True
-        for (role, module), parts in list(self._roles.items()):
-            if role == "producer":
-                ids = _known(parts)
-                lost = ids[~arrived[units[ids]]]
-                if lost.size:
-                    self.pin(lost, "makes channels that are read nowhere in sight", module)
+        seen = [*self._read, *chain(*self._reductions.values()), *chain(*self._pins.values())]
+        arrived[units[_known(seen)]] = True
+        made = {key: parts for key, parts in self._roles.items() if key[0] == "producer"}
+        if arrived[units[_known(list(chain(*made.values())))]].all():
+            return
+        for ids, (_, module) in _observed(made):
+            lost = ids[~arrived[units[ids]]]
+            if lost.size:
+                self.pin(lost, "makes channels that are read nowhere in sight", module)
 
     def _pin_met_by_nobody(self, left: Ids, right: Ids, edges: list[tuple[Ids, Ids, Site]]) -> None:
         start = 0
@@ -179,7 +182,21 @@ class Relations:
                 self.pin(ids, f"meets a tensor without channels in {site.op}", site.module)
 
 
-def _known(parts: list[Ids]) -> Ids:
-    ids = parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _known(parts: Sequence[Ids]) -> Ids:
+    ids: Ids = np.concatenate([_NONE, *parts])
     known: Ids = ids[ids != NOBODY]
     return known
+
+
+def _observed(observations: Mapping[Key, Sequence[Ids]]) -> list[tuple[Ids, Key]]:
+    """All slots of each observation."""
+    joined = [
+        (parts[0] if len(parts) == 1 else np.concatenate(parts), key) for key, parts in observations.items()
+    ]
+    every = np.concatenate([_NONE, *(ids for ids, _ in joined)])
+    if not (every == NOBODY).any():
+        return joined
+    return [(ids[ids != NOBODY], key) for ids, key in joined]
+
+
+_NONE: Ids = np.zeros(0, dtype=np.int64)

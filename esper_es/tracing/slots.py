@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
@@ -23,8 +24,7 @@ FROZEN = re.compile(r"(?:\w+_)?(?:weight|bias)")
 that stand for the bias of keys."""
 
 
-@frozen
-class TracedTensor:
+class TracedTensor(NamedTuple):
     """One parameter or buffer of floating point; tied ones are a single tensor with several names.
 
     ``name`` is the first of its ``names`` in ``state_dict`` order, ``first_slots[d]`` the id of index 0 of
@@ -115,14 +115,13 @@ def seed(model: nn.Module) -> SeededTensors:
     traced: list[TracedTensor] = []
     start = 0
     for key, tensor in live.items():
-        firsts: list[int] = []
-        for size in tensor.shape:
-            firsts.append(start)
-            start += size
+        shape = tuple(tensor.shape)
+        firsts = tuple(accumulate(shape, initial=start))
+        start = firsts[-1]
         statistic = not isinstance(tensor, nn.Parameter)
         aliases = tuple(names[key])
         table = statistic and not _is_of_channels(aliases[0], tensor)
-        traced.append(TracedTensor(aliases[0], aliases, tuple(tensor.shape), tuple(firsts), statistic, table))
+        traced.append(TracedTensor(aliases[0], aliases, shape, firsts[:-1], statistic, table))
     return SeededTensors(SlotIndex(tuple(traced)), tuple(live.values()), tuple(_overlaps(live.values())))
 
 
@@ -159,10 +158,9 @@ def _overlaps(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, int]]:
     """Pairs of distinct tensor objects whose elements share memory."""
     extents: list[tuple[int, int, int]] = []
     for number, tensor in enumerate(tensors):
-        if tensor.numel() and tensor.device.type != "meta" and tensor.layout == torch.strided:
-            last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        if tensor.layout is torch.strided and tensor.device.type != "meta" and tensor.numel():
             start = tensor.data_ptr()
-            extents.append((start, start + (last + 1) * tensor.element_size(), number))
+            extents.append((start, start + _extent(tensor), number))
     extents.sort()
     reach, holder = 0, -1
     for start, end, number in extents:
@@ -170,3 +168,11 @@ def _overlaps(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, int]]:
             yield holder, number
         if end > reach:
             reach, holder = end, number
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    """Bytes from the first element of a strided tensor to the end of the last one."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()

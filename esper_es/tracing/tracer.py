@@ -11,12 +11,13 @@ from esper_es.domain.errors import EsperError, UsageError
 from esper_es.tracing import standard_rules  # noqa: F401  (fills the table of rules)
 from esper_es.tracing.calls import CallRecorder
 from esper_es.tracing.carry import Carry, Origin
+from esper_es.tracing.carry_memory import CarryMemory
 from esper_es.tracing.isolation import plain_kernels, uncollected, undisturbed
 from esper_es.tracing.provenance import Trace
 from esper_es.tracing.relations import Relations
 from esper_es.tracing.slots import SeededTensors, seed, seed_shadows
 from esper_es.tracing.structure import cloned, result_tensors, tensors_in
-from esper_es.tracing.watching import CarryMemory, FunctionWatch, OperatorWatch, settle
+from esper_es.tracing.watching import FunctionWatch, OperatorWatch, settle
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -78,7 +79,8 @@ def _run(
     args, kwargs = cloned(tuple(example[0])), cloned(example[1])
     for tensor in tensors_in((args, kwargs)):
         memory.remember(tensor, Carry((), Origin.INPUT))
-    with FunctionWatch(memory, relations, calls), OperatorWatch(memory, relations, calls):
+    operators = OperatorWatch(memory, relations, calls)
+    with FunctionWatch(operators, memory, relations, calls), operators:
         try:
             return model(*args, **kwargs)
         except EsperError:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection
+from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 from torch._ops import OpOverload
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.functional import multi_head_attention_forward
+from torch.nn.functional import linear, multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from esper_es.domain.errors import EsperError
 from esper_es.tracing.calls import CallRecorder
 from esper_es.tracing.carry import UNKNOWN, Carry, Origin, result_origin
+from esper_es.tracing.carry_memory import CarryMemory
 from esper_es.tracing.isolation import without_onednn
 from esper_es.tracing.operation import Execution, Operation, layout_of, tensors_among
 from esper_es.tracing.relations import Relations, Site
 from esper_es.tracing.rule_table import Known, known
-from esper_es.tracing.slots import SeededTensors, seed_shadows
 
 aten = torch.ops.aten
 
@@ -42,66 +42,6 @@ MADE_ANEW = frozenset(
     getattr(aten, name) for name in ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
 )
 """They take no more than a dtype and a device from their argument; its channels are not looked at."""
-
-
-class CarryMemory:
-    """What each live tensor carries. Tensors are held weakly: tracing keeps no activation alive."""
-
-    def __init__(self, seeds: SeededTensors) -> None:
-        self._carried: MutableMapping[torch.Tensor, Carry] = WeakTensorKeyDictionary()
-        self._seeded = {
-            id(live): (
-                number,
-                Carry(seed_shadows(tensor), Origin.TABLE if tensor.table else Origin.WEIGHT),
-            )
-            for number, (live, tensor) in enumerate(zip(seeds.live, seeds.index.tensors, strict=True))
-        }
-        self._slots = seeds.index.size
-        self._written: dict[int, StorageWeakRef] = {}
-        self._touched_up: dict[int, StorageWeakRef] = {}
-        self.touched: set[int] = set()
-
-    def recall(self, tensor: torch.Tensor) -> Carry:
-        seeded = self._seeded.get(id(tensor))
-        if seeded is not None:
-            self.touched.add(seeded[0])
-            carry = seeded[1]
-            return carry if self._still(tensor, carry) else self._carried.get(tensor, UNKNOWN)
-        carry = self._carried.get(tensor, UNKNOWN)
-        return self._unrepeated(tensor, carry) if self._still(tensor, carry) else UNKNOWN
-
-    def remember(self, tensor: torch.Tensor, carry: Carry) -> None:
-        seeded = self._seeded.get(id(tensor))
-        if seeded is None or not self._still(tensor, seeded[1]):
-            self._carried[tensor] = carry
-
-    def _still(self, tensor: torch.Tensor, carry: Carry) -> bool:
-        """Whether nothing wrote over what a tensor held without channels that somebody knows."""
-        if carry.origin not in (Origin.UNIFORM, Origin.TABLE) or tensor.layout is not torch.strided:
-            return True
-        return tensor.untyped_storage()._cdata not in self._written
-
-    def _unrepeated(self, tensor: torch.Tensor, carry: Carry) -> Carry:
-        """What was repeated along a dimension may not be after something wrote into it."""
-        if not self._touched_up or not carry.shadows or tensor.layout is not torch.strided:
-            return carry
-        if tensor.untyped_storage()._cdata not in self._touched_up:
-            return carry
-        return carry._replace(shadows=tuple(s for s in carry.shadows if s.ids.flat[0] < self._slots))
-
-    def written(self, tensor: torch.Tensor) -> None:
-        """Something wrote into a tensor: no view of its memory is uniform, or a table, any more.
-
-        Channels that were tracked in it stay tracked, as writing into them only adds relations. A weak reference
-        keeps the storage's name from being given to another one, and none of its memory alive.
-        """
-        if tensor.layout is torch.strided:
-            storage = tensor.untyped_storage()
-            self._touched_up[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-        carry = self.recall(tensor)
-        if (carry.origin is Origin.TABLE or not carry.shadows) and tensor.layout is torch.strided:
-            storage = tensor.untyped_storage()
-            self._written[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
 
 def settle(carry: Carry, relations: Relations) -> None:
@@ -134,24 +74,25 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        recall = self._memory.recall
-        carried = {}
-        for tensor in tensors_among((*args, *kwargs.values())):
-            carry = recall(tensor)
-            hidden = carry.origin is Origin.TABLE and not operator.follows_tables
-            carried[id(tensor)] = UNKNOWN if hidden else carry
-        carries = () if func.overloadpacket in MADE_ANEW else carried.values()
-        for carry in carries:
-            if carry.debts:
-                settle(carry, self._relations)
+        return self._followed(func, operator, args, kwargs)
+
+    def whole(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run and follow an operator that torch would take apart before this mode sees it."""
+        with torch._C._DisableTorchDispatch():
+            return self._followed(func, known(func), args, kwargs)
+
+    def _followed(
+        self, func: OpOverload, operator: Known, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        carried, tracked = self._carried(func, operator, args, kwargs)
         layout = layout_of(args) if operator.mutates else None
         result = func(*args, **kwargs)
         if operator.mutates:
             self._note_writes(func, args, kwargs)
-        if not any(carry.shadows for carry in carries):
-            self._pass_origin(func, operator, carries, result)
+        if not tracked:
+            self._pass_origin(func, operator, carried.values(), result)
         elif operator.rule is None:
-            self._stop(func, carries, result)
+            self._stop(func, carried.values(), result)
         else:
             execution = Execution(func, args, kwargs, result, layout)
             site = Site(operator.name, self._calls.current)
@@ -161,6 +102,25 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             except Exception as error:
                 raise EsperError(f"the rule of {func} does not fit its arguments: {error!r}") from error
         return result
+
+    def _carried(
+        self, func: OpOverload, operator: Known, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[dict[int, Carry], bool]:
+        """What the arguments carry, by identity, and whether there are channels among it."""
+        if func.overloadpacket in MADE_ANEW:
+            return {}, False
+        carried: dict[int, Carry] = {}
+        tracked = False
+        for tensor in tensors_among((*args, *kwargs.values()) if kwargs else args):
+            carry = self._memory.recall(tensor)
+            if carry.origin is Origin.TABLE and not operator.follows_tables:
+                carry = UNKNOWN
+            if carry.debts:
+                settle(carry, self._relations)
+            if carry.shadows:
+                tracked = True
+            carried[id(tensor)] = carry
+        return carried, tracked
 
     def _stop(self, func: OpOverload, carries: Collection[Carry], result: Any) -> None:
         for carry in carries:
@@ -182,12 +142,11 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._memory.remember(tensor, Carry((), origin))
 
     def _note_writes(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for position, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                target = args[position] if position < len(args) else kwargs.get(argument.name)
-                for tensor in tensors_among((target,)):
-                    self._pin_table(tensor, func)
-                    self._memory.written(tensor)
+        for position, name in _written_arguments(func):
+            target = args[position] if position < len(args) else kwargs.get(name)
+            for tensor in tensors_among((target,)):
+                self._pin_table(tensor, func)
+                self._memory.written(tensor)
 
     def _pin_table(self, tensor: torch.Tensor, func: OpOverload) -> None:
         carry = self._memory.recall(tensor)
@@ -196,12 +155,25 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._relations.pin(shadow.ids, f"is written by {func.overloadpacket}", self._calls.current)
 
 
+@cache
+def _written_arguments(func: OpOverload) -> tuple[tuple[int, str], ...]:
+    """Position and name of each argument that an operator writes into."""
+    return tuple(
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
 class FunctionWatch(TorchFunctionMode):
     """Sees calls before they become operators: values that leave torch, where nothing can be followed, are
-    pinned; recurrent layers are kept from running as one fused operator."""
+    pinned; recurrent layers are kept from running as one fused operator, linear ones from being taken apart."""
 
-    def __init__(self, memory: CarryMemory, relations: Relations, calls: CallRecorder) -> None:
+    def __init__(
+        self, operators: OperatorWatch, memory: CarryMemory, relations: Relations, calls: CallRecorder
+    ) -> None:
         super().__init__()
+        self._operators = operators
         self._memory = memory
         self._relations = relations
         self._calls = calls
@@ -213,6 +185,8 @@ class FunctionWatch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func is linear and _are_plain((*args, *(kwargs or {}).values())):
+            return self._operators.whole(aten.linear.default, args, kwargs or {})
         if func in _EXITS:
             name = f"Tensor.{func.__name__}"
             carry = self._memory.recall(args[0])
@@ -241,6 +215,12 @@ class FunctionWatch(TorchFunctionMode):
         return {**kwargs, "key_padding_mask": None}
 
 
+def _are_plain(args: tuple[Any, ...]) -> bool:
+    """Whether all arguments are tensors of torch's own kinds, dense ones, or none."""
+    return all(arg is None or (type(arg) in _PLAIN and arg.layout is torch.strided) for arg in args)
+
+
+_PLAIN = frozenset((torch.Tensor, nn.Parameter))
 _EXITS = frozenset(
     getattr(torch.Tensor, name)
     for name in ("numpy", "tolist", "data_ptr", "storage", "untyped_storage", "__array__", "__dlpack__")

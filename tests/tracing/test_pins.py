@@ -59,7 +59,7 @@ def test_an_operator_without_a_rule_pins_with_its_name() -> None:
 
 
 def test_what_follows_an_operator_without_a_rule_is_pinned_where_it_is_read() -> None:
-    expected = {"meets a tensor without channels in aten.addmm"}
+    expected = {"meets a tensor without channels in aten.linear"}
     assert reasons(Opaque(), "inner", torch.randn(4, 3), dim=1) == expected
 
 
@@ -209,7 +209,7 @@ def test_a_part_without_channels_in_a_concatenation_pins_only_its_own_columns() 
     trace_ = trace(WithInput(), example(torch.randn(5, 3)))
     assert trace_.group_of("enter").free
     assert {pin.reason for pin in trace_.group_of("leave", dim=1).pins} == {
-        "meets a tensor without channels in aten.addmm"
+        "meets a tensor without channels in aten.linear"
     }
 
 
