@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from attrs import frozen
 from torch import nn
@@ -24,7 +25,7 @@ from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Planned, Recorded
 from esper_es.projections.live.names import tensor_at
 from esper_es.session import Session
-from esper_es.shadow import shadow_of
+from esper_es.shadow import passing_shadow
 from esper_es.stopwatch import Stopwatch
 from esper_es.validators import Trial, ValidationResult
 from esper_es.validators.baseline import baseline_of
@@ -48,19 +49,21 @@ def rehearsed(session: Session, operation: str, planner: Planner, watch: Stopwat
     Raises:
         Refused: if the change can't be planned, does not fit, or is not valid.
     """
-    scene = _scene(session)
     try:
-        return _tried(session, scene, operation, planner, watch)
+        with _scene(session) as scene:
+            return _tried(session, scene, operation, planner, watch)
     except Refused:
         if not (scene.remembered or scene.untried):
             raise
     session.memory.forget()
-    return _tried(session, _scene(session, careful=True), operation, planner, watch)
+    with _scene(session, careful=True) as scene:
+        return _tried(session, scene, operation, planner, watch)
 
 
-def _scene(session: Session, *, careful: bool = False) -> Scene:
-    shadow = shadow_of(session.live.module)
-    return Scene(session.state, session.live, shadow, session.examples, session.memory, careful=careful)
+@contextmanager
+def _scene(session: Session, *, careful: bool = False) -> Iterator[Scene]:
+    with passing_shadow(session.live.module) as shadow:
+        yield Scene(session.state, session.live, shadow, session.examples, session.memory, careful=careful)
 
 
 def _tried(session: Session, scene: Scene, operation: str, planner: Planner, watch: Stopwatch) -> Rehearsal:

@@ -28,7 +28,7 @@ from esper_es.result import SurgeryResult
 from esper_es.scalars import Number, plain_numbers
 from esper_es.seeds import Seeds
 from esper_es.session import Session
-from esper_es.shadow import shadow_of
+from esper_es.shadow import passing_shadow
 from esper_es.stopwatch import Stopwatch
 from esper_es.surgeon import ModelSurgeon
 
@@ -214,7 +214,8 @@ class Run:
         """
         examples = normalized(list(example_inputs), self.model)
         try:
-            observe(shadow_of(self.model), examples)
+            with passing_shadow(self.model) as shadow:
+                observe(shadow, examples)
         except Exception as error:
             raise UsageError(f"the model does not run on its example inputs: {error}") from error
         self.session.examples += examples

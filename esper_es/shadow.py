@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections import OrderedDict
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import CellType, FunctionType, MethodType
 
 import torch
 from torch import nn
 
-from esper_es.domain.errors import UsageError
+from esper_es.domain.errors import Refused, UsageError
+from esper_es.lent_tensors import lent
+from esper_es.module_copying import deep_copy
 from esper_es.projections.live.hosting import heard
 
 _HOOKS = (
@@ -37,19 +39,58 @@ def shadow_of(module: nn.Module) -> nn.Module:
     Raises:
         UsageError: if the model can't be copied.
     """
+    return _shadow(module, {})
+
+
+@contextmanager
+def passing_shadow(module: nn.Module) -> Iterator[nn.Module]:
+    """Give a copy as ``shadow_of`` does, for as long as the context lasts; the model must not be written to meanwhile.
+
+    It takes no memory for parameters and buffers before something writes to them: until then the model lends them,
+    see ``lent_tensors``. Afterwards the copy is taken apart.
+
+    Raises: as ``shadow_of``.
+    """
+    loan = lent(module)
+    try:
+        shadow = _shadow(module, loan.borrowed)
+        parts = list(shadow.modules())
+        try:
+            yield shadow
+        except Refused as refusal:
+            _forget_locals(refusal)
+            raise
+        finally:
+            for part in parts:
+                vars(part).clear()
+    finally:
+        loan.end()
+
+
+def _forget_locals(refusal: Refused) -> None:
+    """Clear what the functions that led to a refusal held: views of what was lent, for as long as the refusal lives."""
+    error: BaseException | None = refusal
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _shadow(module: nn.Module, copied: Mapping[int, object]) -> nn.Module:
     _require_own_forwards(module)
     try:
-        copied = copy.deepcopy(module, {**_empty_containers(module), **_computed_tensors(module)})
+        shadow = deep_copy(module, {**_computed_tensors(module), **copied})
     except Exception as error:
         raise UsageError(f"the model can't be deep-copied, which every surgery needs: {error}") from error
-    for part in copied.modules():
+    for part in shadow.modules():
         part.__dict__.pop(_HOOKS_ARE_THERE, None)
         for name in _HOOKS:
             hooks: dict[int, object] = getattr(part, name, {})
             for key in list(hooks):
                 if not _from_torch(hooks[key]) and hooks[key] is not heard:
                     del hooks[key]
-    return copied
+    return shadow
 
 
 def _require_own_forwards(module: nn.Module) -> None:
@@ -87,19 +128,6 @@ def _held(value: object, seen: set[int]) -> Iterator[object]:
 def _is_filled(cell: CellType) -> bool:
     """Say whether a closure's cell holds something yet."""
     return cell != CellType()
-
-
-def _empty_containers(module: nn.Module) -> dict[int, object]:
-    """Return copies of the empty dictionaries in which modules keep hooks and children, by identity.
-
-    There are ten to a module, and each costs ``deepcopy`` as much as a tensor.
-    """
-    return {
-        id(value): type(value)()
-        for part in module.modules()
-        for value in part.__dict__.values()
-        if type(value) in (dict, OrderedDict) and not value
-    }
 
 
 def _computed_tensors(module: nn.Module) -> dict[int, object]:

@@ -159,7 +159,7 @@ def _overlaps(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, int]]:
     extents: list[tuple[int, int, int]] = []
     for number, tensor in enumerate(tensors):
         if tensor.layout is torch.strided and tensor.device.type != "meta" and tensor.numel():
-            start = tensor.data_ptr()
+            start = torch._C._data_address(tensor)  # type: ignore[attr-defined]
             extents.append((start, start + _extent(tensor), number))
     extents.sort()
     reach, holder = 0, -1

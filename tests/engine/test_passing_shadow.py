@@ -1,0 +1,164 @@
+"""The copy on which a change is tried reads the live model's memory, and never writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from esper_es import Engine, Run, SurgeryResult
+from esper_es.domain.errors import Refused
+from esper_es.shadow import passing_shadow
+
+
+class Clamped(nn.Module):
+    """Writes to its own weight in every forward, as weight clipping does."""
+
+    def __init__(self, write: Callable[[nn.Parameter], object]) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.last = nn.Linear(6, 2)
+        self.write = write
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.write(self.first.weight)
+        return self.last(torch.relu(self.first(x)))
+
+
+def _in_place(weight: nn.Parameter) -> None:
+    with torch.no_grad():
+        weight.clamp_(-0.01, 0.01)
+
+
+def _numpy(weight: nn.Parameter) -> None:
+    weight.detach().numpy()[0] = 7.0
+
+
+WRITES = {
+    "data": lambda weight: weight.data.clamp_(-0.01, 0.01),
+    "in place": _in_place,
+    "numpy": _numpy,
+    "copy": lambda weight: weight.data.copy_(torch.zeros_like(weight)),
+    "a view": lambda weight: weight.data.view(-1)[3:5].fill_(3.0),
+    "out": lambda weight: torch.mul(weight.data, 2.0, out=weight.data),
+    "foreach": lambda weight: torch._foreach_mul_([weight.data], 3.0),
+    "dlpack": lambda weight: torch.from_dlpack(weight.detach()).fill_(2.0),
+    "storage": lambda weight: weight.untyped_storage().fill_(0),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_what_a_forward_writes_to_the_copy_does_not_reach_the_model(
+    write: Callable[[nn.Parameter], object],
+) -> None:
+    model = Clamped(write)
+    before = model.first.weight.detach().clone()
+    with passing_shadow(model) as shadow:
+        shadow(torch.randn(3, 4))
+    assert torch.equal(model.first.weight, before)
+
+
+def test_what_is_written_to_the_model_meanwhile_does_not_reach_the_copy() -> None:
+    model = nn.Linear(3, 3)
+    with passing_shadow(model) as shadow:
+        before = shadow.weight.clone()
+        model.weight.data.zero_()
+        assert torch.equal(shadow.weight, before)
+
+
+def test_the_copy_takes_no_memory_for_what_it_does_not_write_to() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    live = [tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())]
+    with passing_shadow(model) as shadow:
+        shadow.eval()(torch.randn(3, 8)).sum().backward()
+        taken = [torch._C._data_address(tensor) for tensor in (*shadow.parameters(), *shadow.buffers())]
+    assert taken == live
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine("sqlite://")
+
+
+def _attached(engine: Engine) -> Run:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    return engine.attach(model, "model", torch.randn(3, 4))
+
+
+def _memory(model: nn.Module) -> dict[str, tuple[int, bool]]:
+    """Where each tensor lies, and whether it shares its memory with anything."""
+    return {
+        name: (torch._C._data_address(tensor), torch._C._is_cow_tensor(tensor))
+        for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+
+
+def test_what_a_surgery_does_not_change_stays_where_it_is(engine: Engine) -> None:
+    run = _attached(engine)
+    before = _memory(run.model)
+    assert run.surgeon.modify_layer_width(layer_name="0", new_width=10).success
+    after = _memory(run.model)
+    assert {name: after[name] for name in ("2.bias", "4.weight", "4.bias")} == {
+        name: before[name] for name in ("2.bias", "4.weight", "4.bias")
+    }
+
+
+REFUSED = {
+    "by the planner": lambda run: run.surgeon.modify_layer_width(layer_name="4", new_width=3),
+    "by a validator": lambda run: run.surgeon.add_layer(
+        after_layer="0", new_layer=nn.Linear(8, 5), layer_name="new"
+    ),
+    "unknown layer": lambda run: run.surgeon.remove_layer(layer_name="9"),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED.keys())
+def test_a_refusal_leaves_every_tensor_where_it_is(
+    engine: Engine, refused: Callable[[Run], SurgeryResult]
+) -> None:
+    run = _attached(engine)
+    before = _memory(run.model)
+    assert not refused(run).success
+    assert _memory(run.model) == before
+
+
+def test_views_that_a_refusal_held_do_not_keep_the_memory_shared() -> None:
+    model = nn.Linear(3, 3)
+    before = _memory(model)
+
+    def refusing(shadow: nn.Linear) -> None:
+        view = shadow.weight.detach()
+        raise Refused(f"nothing to be done with {view.shape}", "test")
+
+    with pytest.raises(Refused) as caught, passing_shadow(model) as shadow:
+        refusing(shadow)
+    assert caught.value.check == "test"
+    assert _memory(model) == before
+
+
+def test_a_copy_that_is_still_referred_to_does_not_keep_the_memory_shared() -> None:
+    model = nn.Linear(3, 3)
+    before = _memory(model)
+    with passing_shadow(model) as shadow:
+        kept = shadow.weight
+    assert _memory(model) == before
+    assert kept.numel() == 0
+
+
+def test_a_model_whose_memory_others_hold_is_copied() -> None:
+    model = nn.Linear(3, 3)
+    model.share_memory()
+    with passing_shadow(model) as shadow:
+        shadow.weight.data.zero_()
+    assert model.weight.any()
+
+
+def test_parameters_that_are_views_of_one_tensor_are_copied() -> None:
+    flat = torch.randn(12)
+    model = nn.Linear(3, 3)
+    model.weight.data, model.bias.data = flat[:9].view(3, 3), flat[9:]
+    with passing_shadow(model) as shadow:
+        shadow.weight.data.zero_()
+    assert flat.all()
