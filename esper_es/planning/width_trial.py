@@ -19,7 +19,7 @@ from esper_es.projections.live.apply import apply_edits
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Blank, Planned, Recorded
-from esper_es.validators.baseline import gradients_of
+from esper_es.validators.backward import gradients_of
 
 T = TypeVar("T")
 
@@ -124,7 +124,8 @@ def require_alive(
     Raises:
         Refused: if some never learn.
     """
-    gradients = tried(scene.shadow, edits, tensors, lambda: gradients_of(scene.shadow, scene.examples))
+    names = {r.member.tensor for r in resizings}
+    gradients = tried(scene.shadow, edits, tensors, lambda: gradients_of(scene.shadow, scene.examples, names))
     for group in {id(r.group): r.group for r in resizings}.values():
         moved = torch.zeros(max(r.units for r in resizings if r.group is group) - group.units)
         for r in resizings:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from attrs import frozen
 from torch import nn
 from torch.optim import Optimizer
 
-from esper_es.domain.errors import Refused
 from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.execution import outputs_unwatched
 from esper_es.planning.observation import Observation, observe
-from esper_es.projections.live.bus import SkipOrderError
-from esper_es.projections.live.names import named_tensors
-from esper_es.projections.live.rng import preserved_rng
-from esper_es.projections.live.structures import tensors_in
+from esper_es.validators.backward import gradient_flow
 
 
 @frozen(eq=False)
@@ -56,8 +50,8 @@ def baseline_of(
     """
     observation = observation or observe(module, examples)
     if gradients is None:
-        found = gradients_of(module, examples)
-        gradients = frozenset(name for name, gradient in found.items() if gradient is not None)
+        flow = gradient_flow(module, examples)
+        gradients = frozenset(name for name, finite in flow.items() if finite is not None)
     return Baseline(
         observation=observation,
         outputs=outputs_unwatched(module, examples, observation),
@@ -65,57 +59,6 @@ def baseline_of(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         memory_bytes=memory_estimate(module, observation.activation_bytes, optimizer),
     )
-
-
-def gradients_of(module: nn.Module, examples: ExampleInputs) -> Mapping[str, torch.Tensor | None]:
-    """Return the gradient of every trainable parameter under a sum of squared outputs, in training mode.
-
-    It is a whole backward pass, as reentrant checkpointing asks for. The module's buffers, training flags and
-    gradients, and all generators, are as before afterwards.
-
-    Raises:
-        Refused: if the module fails on its example inputs in training mode.
-    """
-    buffers = [
-        (part._buffers, name, buffer, buffer.clone())
-        for part in module.modules()
-        for name, buffer in part._buffers.items()
-        if buffer is not None
-    ]
-    training = {part: part.training for part in module.modules()}
-    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
-    with preserved_rng(), torch.enable_grad():
-        try:
-            module.train()
-            trained = {
-                name: tensor
-                for name, tensor, role in named_tensors(module)
-                if role == "parameter" and tensor.requires_grad
-            }
-            for parameter in trained.values():
-                parameter.grad = None
-            for args, kwargs in examples.fresh():
-                outputs = [t for t in tensors_in(module(*args, **kwargs)) if t.requires_grad]
-                if outputs:
-                    loss = torch.stack([(t.float() ** 2).sum() + t.float().sum() for t in outputs]).sum()
-                    loss.backward()  # type: ignore[no-untyped-call]
-            return {name: parameter.grad for name, parameter in trained.items()}
-        except SkipOrderError:
-            raise
-        except Exception as error:
-            raise Refused(
-                "the model does not run forward and backward in training mode on its example inputs: "
-                f"{type(error).__name__}: {error}; give example inputs on which it does",
-                "gradient_flow",
-            ) from error
-        finally:
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
-            with torch.no_grad():
-                for owner, name, buffer, before in buffers:
-                    owner[name] = buffer.copy_(before)
-            for part, flag in training.items():
-                part.training = flag
 
 
 def memory_estimate(module: nn.Module, activation_bytes: int, optimizer: Optimizer | None) -> int:
