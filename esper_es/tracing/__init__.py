@@ -13,6 +13,7 @@ What is not known is never guessed: an operator without a rule pins every channe
 from esper_es.tracing.call_order import CallOrder
 from esper_es.tracing.calls import ModuleCall
 from esper_es.tracing.explanation import Explanation
+from esper_es.tracing.frames import Frame, Frames
 from esper_es.tracing.groups import Member, Pin, Reduction, WidthGroup
 from esper_es.tracing.growth import Growth, Refusal, group_growth, group_selection, growth, selection
 from esper_es.tracing.operation import Operation
@@ -26,6 +27,8 @@ from esper_es.tracing.tracer import trace
 __all__ = [
     "CallOrder",
     "Explanation",
+    "Frame",
+    "Frames",
     "Growth",
     "Member",
     "ModuleCall",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from esper_es.tracing import standard_rules  # noqa: F401  (fills the table of r
 from esper_es.tracing.calls import CallRecorder
 from esper_es.tracing.carry import Carry, Origin
 from esper_es.tracing.carry_memory import CarryMemory
+from esper_es.tracing.frames import Frames
 from esper_es.tracing.isolation import plain_kernels, uncollected, undisturbed
 from esper_es.tracing.provenance import Trace
 from esper_es.tracing.relations import Relations
@@ -22,7 +24,7 @@ from esper_es.tracing.watching import FunctionWatch, OperatorWatch, settle
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def trace(model: nn.Module, examples: Sequence[Example]) -> Trace:
+def trace(model: nn.Module, examples: Sequence[Example], frames: Frames | None = None) -> Trace:
     """Run a model on each example and follow every channel through every operator that it executes.
 
     The model runs as it is, in evaluation mode and without gradients; its flags, what its forward keeps on its
@@ -33,6 +35,7 @@ def trace(model: nn.Module, examples: Sequence[Example]) -> Trace:
     Args:
         model: the model, best a copy: a forward that writes into its tensors does so here too.
         examples: arguments and keyword arguments for each run.
+        frames: collects what the code of modules has at hand; it costs about as much again.
 
     Raises:
         UsageError: no example, one that is not a pair of tuple and dict, one that the model fails on, or a
@@ -42,10 +45,10 @@ def trace(model: nn.Module, examples: Sequence[Example]) -> Trace:
     if not examples:
         raise UsageError("a trace needs at least one example: a pair of arguments and keyword arguments")
     with uncollected():
-        return _traced(model, examples)
+        return _traced(model, examples, frames)
 
 
-def _traced(model: nn.Module, examples: Sequence[Example]) -> Trace:
+def _traced(model: nn.Module, examples: Sequence[Example], frames: Frames | None) -> Trace:
     seeds = seed(model)
     relations = Relations(seeds.index.size)
     memory = CarryMemory(seeds)
@@ -53,7 +56,8 @@ def _traced(model: nn.Module, examples: Sequence[Example]) -> Trace:
     with undisturbed(model, examples), plain_kernels(), calls.recording(model):
         for number, example in enumerate(examples):
             calls.example = number
-            output = _run(model, number, example, memory, relations, calls)
+            looking = nullcontext() if frames is None else frames.watching(model, memory, seeds.index.size)
+            output = _run(model, number, example, memory, relations, calls, looking)
             for tensor in result_tensors(output):
                 carry = memory.recall(tensor)
                 settle(carry, relations)
@@ -71,6 +75,7 @@ def _run(
     memory: CarryMemory,
     relations: Relations,
     calls: CallRecorder,
+    looking: AbstractContextManager[None],
 ) -> Any:
     if not (isinstance(example, tuple) and len(example) == 2 and isinstance(example[1], dict)):
         raise UsageError(
@@ -80,7 +85,7 @@ def _run(
     for tensor in tensors_in((args, kwargs)):
         memory.remember(tensor, Carry((), Origin.INPUT))
     operators = OperatorWatch(memory, relations, calls)
-    with FunctionWatch(operators, memory, relations, calls), operators:
+    with FunctionWatch(operators, memory, relations, calls), operators, looking:
         try:
             return model(*args, **kwargs)
         except EsperError:

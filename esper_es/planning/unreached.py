@@ -1,0 +1,107 @@
+"""Parameters that no example reached, next to channels that come or go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+import numpy as np
+from attrs import define
+
+from esper_es.domain.architecture import split_path
+from esper_es.domain.errors import Refused
+from esper_es.planning.observation import ADD_EXAMPLES
+from esper_es.planning.provenance import traced
+from esper_es.planning.scene import Scene
+from esper_es.tracing import Frames, Member, Trace, TracedTensor, WidthGroup
+from esper_es.tracing.union_find import Ids
+
+
+@define(eq=False, slots=False)
+class Unreached:
+    """Judges whether code that did not run could feed channels of a group to a parameter that it alone reads.
+
+    Such code belongs to the module that owns the parameter, or to one around it. What it has at hand is what that
+    module is given, computes, and gets back from its parts, all of which the examples show (``tracing/frames.py``).
+    So the parameter could be fed by the group
+
+    - where channels of the group are at hand there, in a size that the parameter has too, or, where a flatten
+      could lie between, in one of which the parameter has a multiple;
+    - where the parameter is handed on as an argument to code that has the group at hand: if it has a dimension of
+      the group's size, and no other channels are at hand where it belongs that have this size and account for it.
+
+    What goes on inside an attention or a feed-forward block is thus out of reach of a mask token beside it.
+    """
+
+    scene: Scene
+    found: Trace
+
+    def require_none(self, groups: Iterable[WidthGroup], layer: str) -> None:
+        """Check that no unreached parameter could be fed by channels of groups that change with a layer.
+
+        Raises:
+            Refused: naming them, where they could meet the channels, and what to do.
+        """
+        fed = [told for group in groups for tensor in self._tensors for told in self._fed(tensor, group)]
+        if fed:
+            names = list(dict.fromkeys(name for name, _ in fed))
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise Refused(
+                f"the example inputs never reach {', '.join(names[:3])}{more}, which might be fed by {layer!r} "
+                f"{fed[0][1]}; {ADD_EXAMPLES}, or take out of the model what nothing uses",
+                "not_executed",
+            )
+
+    @cached_property
+    def _tensors(self) -> tuple[TracedTensor, ...]:
+        known = {name for name, _ in self.scene.state.architecture.tensors()}
+        named = (self.found.index.named(name) for name in self.found.unexecuted_parameters if name in known)
+        return tuple(tensor for tensor in named if tensor is not None)
+
+    @cached_property
+    def _frames(self) -> Frames:
+        """Traced again, with an eye on the modules around what was not reached."""
+        frames = Frames({path for tensor in self._tensors for path in self._readers(tensor)})
+        traced(self.scene.shadow, self.scene.examples, frames)
+        return frames
+
+    def _readers(self, tensor: TracedTensor) -> list[str]:
+        """Paths of the modules whose code may read a tensor: those that hold it, the innermost first."""
+        paths: dict[str, None] = {}
+        for name in tensor.names:
+            path = name
+            while path:
+                path = split_path(path)[0]
+                paths[self.found.first_paths.get(path, path)] = None
+        return list(paths)
+
+    def _fed(self, tensor: TracedTensor, group: WidthGroup) -> Iterator[tuple[str, str]]:
+        slots = np.concatenate([self._slots(member) for member in group.members])
+        frames = {path: self._frames[path] for path in self._readers(tensor)}
+        for path, frame in frames.items():
+            extents = frame.extents_of(slots)
+            if any(
+                size == e.size or (e.stretches and size % e.size == 0)
+                for e in extents
+                for size in tensor.shape
+            ):
+                yield tensor.name, f"in the code of {path!r}" if path else "in the code of the model itself"
+                return
+        beside = {size for frame in frames.values() for size in frame.sizes_beside(slots)}
+        if (set(tensor.shape) & _sizes(group)) - beside:
+            yield tensor.name, f"if the code around it hands it on to where {group.tensor!r} is used"
+
+    def _slots(self, member: Member) -> Ids:
+        tensor = self.found.index.named(member.tensor)
+        assert tensor is not None
+        return self.found.index.slots(tensor, member.dim)[member.positions >= 0]
+
+
+def _sizes(group: WidthGroup) -> set[int]:
+    """Numbers of the units of a group, and of their channels in each place, all together and in one run."""
+    sizes = {group.size, group.units}
+    for member in group.members:
+        inside = member.positions[member.positions >= 0]
+        runs = int((np.diff(inside) < 0).sum()) + 1
+        sizes |= {len(inside), len(inside) // runs}
+    return sizes - {1}

@@ -1,0 +1,123 @@
+"""What the code of a module has at hand: the channels in what it is given, in what it gets back, in what it computes.
+
+Code that did not run can use nothing else, but for what others kept on modules, which counts as at hand everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from attrs import field, frozen
+from numpy.typing import NDArray
+from torch import nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from esper_es.tracing.carry_memory import CarryMemory
+from esper_es.tracing.structure import tensors_in
+from esper_es.tracing.union_find import Ids
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+
+
+class Extent(NamedTuple):
+    """How many channels stand side by side, and whether a flatten could make them a multiple: in images, sequences."""
+
+    size: int
+    stretches: bool
+
+
+@frozen(eq=False)
+class Frame:
+    """Channels that the code of one module has at hand, as flags over all slots, by their extent."""
+
+    channels: dict[Extent, NDArray[np.bool_]] = field(factory=dict)
+
+    def extents_of(self, slots: Ids) -> set[Extent]:
+        """How channels of ``slots`` appear; empty if they do not."""
+        return {extent for extent, flags in self.channels.items() if flags[slots].any()}
+
+    def sizes_beside(self, slots: Ids) -> set[int]:
+        """Sizes in which other channels appear than those of ``slots``."""
+        return {
+            e.size for e, flags in self.channels.items() if np.setdiff1d(np.flatnonzero(flags), slots).size
+        }
+
+
+class Frames:
+    """Collects what the code of some modules has at hand while a model is traced.
+
+    Args:
+        paths: of the modules, "" for the model itself.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._frames = {path: Frame() for path in paths}
+
+    def __getitem__(self, path: str) -> Frame:
+        return self._frames[path]
+
+    @contextmanager
+    def watching(self, model: nn.Module, memory: CarryMemory, slots: int) -> Iterator[None]:
+        """Watch one run of the model, inside the modes of the tracer; ``memory`` holds what tensors carry."""
+        frames = {id(module): self._frames.get(path) for path, module in model.named_modules()}
+        running: list[Frame | None] = []
+
+        def note(value: Any) -> None:
+            if running and running[-1] is not None:
+                _note(running[-1], value, memory, slots)
+
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            running.append(frames[id(module)])
+            note((args, kwargs))
+
+        def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            running.pop()
+            note(output)
+
+        with ExitStack() as stack:
+            for module in model.modules():
+                stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(end, always_call=True).remove)
+            with _Operators(note):
+                yield
+        kept = [_kept(module) for module in model.modules()]
+        for frame in self._frames.values():
+            _note(frame, kept, memory, slots)
+
+
+def _note(frame: Frame, value: Any, memory: CarryMemory, slots: int) -> None:
+    for tensor in tensors_in(value):
+        for shadow in memory.recall(tensor).shadows:
+            found = shadow.ids[(shadow.ids >= 0) & (shadow.ids < slots)]
+            for size in {*shadow.ids.shape, shadow.ids.size}:
+                extent = Extent(size, tensor.ndim > len(shadow.dims) + 1)
+                frame.channels.setdefault(extent, np.zeros(slots, dtype=bool))[found] = True
+
+
+def _kept(module: nn.Module) -> Mapping[str, Any]:
+    """What a module keeps beside its parameters, buffers and parts."""
+    return {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
+
+
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tells of what every operator takes and returns."""
+
+    def __init__(self, note: Callable[[Any], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._note = note
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """As the tracer's own modes."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._note((args, kwargs, result))
+        return result
