@@ -159,7 +159,9 @@ class ModelSurgeon:
                 a ReLU). ``"net2wider"``: copies of old units, outgoing weights shared out (Chen et al. 2016).
                 ``"gradmax"``: between two linear layers or convolutions, incoming weights of largest gradient, outgoing
                 zero (Evci et al. 2022).
-            unit: ``"channels"``, or ``"units"``: what comes and goes as one (heads, key-value groups).
+            unit: ``"channels"``, or ``"units"``: what comes and goes as one (heads, key-value groups), or ``"heads"``:
+                the same, but where an attention has one head, all of its channels count as that one, though each could
+                come and go by itself.
             dimension: ``"out"``, ``"in"``, or the number of a dimension of the layer's weight.
             importance: for narrowing: takes a copy of the model, in eval mode and with gradients enabled, and the
                 ``WidthGroup``; returns a number per unit; the L2 norm of the producing weights by default.

@@ -140,7 +140,7 @@ def _counts(resizing: Resizing) -> Iterator[_Count]:
         sizes.append((len(inside) // runs, (len(inside) + grown) // runs))
     compound = any(member.covered > group.units for member in group.members)
     yield from (_Count(old, new) for old, new in sizes if not (compound and old == group.units))
-    if compound and group.units > 1:
+    if group.whole or (compound and group.units > 1):
         for several in _several(group):
             yield _Count(several * group.units, several * resizing.units, units=True)
 

@@ -48,6 +48,13 @@ class Resizing:
         order = np.argsort(self.member.positions, kind="stable")
         return order[len(order) - self.member.covered :].reshape(self.group.units, -1).astype(np.int64)
 
+    @property
+    def new_units(self) -> Ids:
+        """Unit of each new index, -1 for those outside of the group; growing only."""
+        assert self.growth is not None
+        old = np.array(list(self.gather), dtype=np.int64)
+        return np.where(old < 0, self.growth.unit + self.group.units, self.member.positions[old])
+
     def sources(self, units: Ids) -> Ids:
         """Old index that each new one would copy, if new unit ``i`` copied the old unit ``units[i]``; growing only.
 

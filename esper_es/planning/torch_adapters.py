@@ -122,16 +122,17 @@ def attention(module: Any, changes: Changes) -> WidthRepair:
     ``forward`` of its own is taken to do as torch's does: heads change with the stream.
 
     Raises:
-        Refused: if heads would change where there is but one, or the number of learnt positions would.
+        Refused: if a head would change that is the only one, or the number of learnt positions would.
     """
     stream = _size(module.out_proj.weight, 0, changes.get(("out_proj.weight", 0)))
     inner = _size(module.out_proj.weight, 1, changes.get(("out_proj.weight", 1)))
     if ("bias_k", 0) in changes or ("bias_v", 0) in changes:
         raise Refused("nn.MultiheadAttention has one learnt position, and masks make room for one", "bias_kv")
-    if int(module.num_heads) == 1 and ("out_proj.weight", 1) in changes:
+    heads = changes.get(("out_proj.weight", 1))
+    if int(module.num_heads) == 1 and heads is not None and heads.old_units > 1:
         raise Refused(
-            "this nn.MultiheadAttention has one head, and no trace can tell where another would begin; roll back to a "
-            "version with more, or replace the layer",
+            f"this nn.MultiheadAttention has one head, which stays {module.head_dim} channels wide; ask for "
+            "unit='heads' to have more of them",
             "attention_heads",
         )
     packed = module.in_proj_weight is not None

@@ -5,16 +5,19 @@ from __future__ import annotations
 from functools import partial
 
 from esper_es.domain import rules
+from esper_es.domain.errors import Refused
 from esper_es.domain.surgery_commands import modify_layer_width
 from esper_es.planning.companions import Target
 from esper_es.planning.config_update import config_update
 from esper_es.planning.gradmax import Loss
 from esper_es.planning.initializations import check_initialization, initialized
+from esper_es.planning.lone_units import beside_the_one
 from esper_es.planning.scene import Plan, Scene
 from esper_es.planning.unit_importance import Importance, l2_importance
 from esper_es.planning.unreached import Unreached
-from esper_es.planning.width_change import resolve
+from esper_es.planning.width_change import Resolved, resolve
 from esper_es.planning.width_request import WidthRequest
+from esper_es.tracing import Trace, WidthGroup
 
 
 def plan_modify_layer_width(
@@ -61,10 +64,9 @@ def plan_width(
     layer_name = request.layer
     unreached = Unreached(scene, before)
     unreached.require_none([group], layer_name)
-    units = request.units(group)
-    rules.check_width(scene.state, group.size, group.unit_size * units)
-    resolved = resolve(scene, before, Target(group, units), importance)
+    resolved = _resolved(scene, before, request, group, importance)
     change, proof, attributes = resolved.change, resolved.proof, resolved.attributes
+    group, units = change.resizings[0].group, change.resizings[0].units
     unreached.require_none([r.group for r in change.resizings if r.group is not group], layer_name)
     done = initialized(scene, initialization, change.resizings, attributes, loss)
     edits = (*done.filled.edits, *attributes)
@@ -105,3 +107,33 @@ def plan_width(
             method=done.method,
         ),
     )
+
+
+def _resolved(
+    scene: Scene, found: Trace, request: WidthRequest, group: WidthGroup, importance: Importance
+) -> Resolved:
+    """Resolve a request for the units that the trace shows, or for heads where it shows none: there is but one.
+
+    Raises:
+        Refused: if neither can be.
+    """
+
+    def units_of(group: WidthGroup) -> int:
+        units = request.units(group)
+        rules.check_width(scene.state, group.size, group.unit_size * units)
+        return units
+
+    if request.unit == "heads" and not group.compact:
+        resolved = beside_the_one(scene, found, group, units_of, importance)
+        if resolved is None:
+            raise Refused(f"nothing shows that {group.tensor} dim {group.dim} is made of heads", "heads")
+        return resolved
+    try:
+        target = Target(group, units_of(group))
+    except Refused as refusal:
+        if request.unit == "channels" and refusal.check in ("pinned", "width_unit"):
+            resolved = beside_the_one(scene, found, group, units_of, importance)
+            if resolved is not None:
+                return resolved
+        raise
+    return resolve(scene, found, target, importance)

@@ -51,9 +51,9 @@ def resolve(scene: Scene, found: Trace, target: Target, importance: Importance) 
         Refused: if it can't.
     """
     alone: Resolved | Refused
-    first = _change(scene, found, (target,), importance)
+    first = change_of(scene, found, (target,), importance)
     try:
-        alone = _solved(scene, found, first)
+        alone = solved_for(scene, found, first)
         if not scene.careful:
             scene.untried = True
             return alone
@@ -74,7 +74,12 @@ def resolve(scene: Scene, found: Trace, target: Target, importance: Importance) 
     return alone
 
 
-def _solved(scene: Scene, found: Trace, change: Change) -> Resolved:
+def solved_for(scene: Scene, found: Trace, change: Change) -> Resolved:
+    """Find the attributes that go with a change.
+
+    Raises:
+        Refused: if none are right.
+    """
     proof = width_proof(scene, found, change.resizings)
     known = adapted(scene.live.module, change.resizings)
     run = partial(observe, scene.shadow, scene.examples)
@@ -87,10 +92,10 @@ def _together(
 ) -> Resolved | None:
     """Change several groups at once; None where the proof forbids it."""
     try:
-        solved = _solved(scene, found, _change(scene, found, targets, importance))
+        solved = solved_for(scene, found, change_of(scene, found, targets, importance))
     except Refused:
         return None
-    return solved if _tried(scene, solved, solved.proof) == () else None
+    return solved if looked_at(scene, solved, solved.proof) == () else None
 
 
 def _fewest(
@@ -143,7 +148,7 @@ def _explain_step(
 
 
 def _possible(scene: Scene, found: Trace, target: Target, importance: Importance) -> bool:
-    change = _change(scene, found, (target,), importance)
+    change = change_of(scene, found, (target,), importance)
     return any(
         _together(scene, found, (target, *others), importance) is not None
         for others in together(families(found, change.resizings))
@@ -152,13 +157,13 @@ def _possible(scene: Scene, found: Trace, target: Target, importance: Importance
 
 def _runs(scene: Scene, solved: Resolved) -> bool:
     try:
-        _tried(scene, solved, lambda: observe(scene.shadow, scene.examples))
+        looked_at(scene, solved, lambda: observe(scene.shadow, scene.examples))
     except Exception:  # noqa: BLE001  (whatever the model raises, it does not run like this)
         return False
     return True
 
 
-def _tried(scene: Scene, solved: Resolved, look: Callable[[], object]) -> object:
+def looked_at(scene: Scene, solved: Resolved, look: Callable[[], object]) -> object:
     """Look at the copy with the change done on it, new entries blank; None where it does not run."""
     try:
         return tried_blank(scene.shadow, solved.change.resizings, solved.attributes, look)
@@ -166,8 +171,21 @@ def _tried(scene: Scene, solved: Resolved, look: Callable[[], object]) -> object
         return None
 
 
-def _change(scene: Scene, found: Trace, targets: Sequence[Target], importance: Importance) -> Change:
-    """Resize groups, and what adapters of the modules around them ask for besides."""
+def change_of(
+    scene: Scene,
+    found: Trace,
+    targets: Sequence[Target],
+    importance: Importance,
+    coupled_group: Callable[[WidthGroup], WidthGroup] = lambda group: group,
+) -> Change:
+    """Resize groups, and what adapters of the modules around them ask for besides.
+
+    Args:
+        coupled_group: what to take a group for that an adapter asks for.
+
+    Raises:
+        Refused: if one of them can't change as asked.
+    """
     root: nn.Module = scene.live.module
 
     def resized(group: WidthGroup, units: int) -> tuple[tuple[Resizing, ...], tuple[int, ...] | None]:
@@ -178,7 +196,7 @@ def _change(scene: Scene, found: Trace, targets: Sequence[Target], importance: I
         return shrunk(group, kept), kept
 
     def resize(tensor: str, dim: int, size: int, why: str) -> Sequence[Resizing]:
-        asked = found.group_of(tensor, dim)
+        asked = coupled_group(found.group_of(tensor, dim))
         try:
             return resized(asked, WidthRequest(tensor, size, dimension=dim).units(asked))[0]
         except (Refused, UsageError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, gathers
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_trial import tolerance, tried
-from esper_es.tracing import Trace, prove
+from esper_es.tracing import Trace, claimed, misread, prove
+from esper_es.tracing.union_find import Ids
 
 Proof = Callable[[], tuple[str, ...]]
 """Looks at the copy of the model, on which the surgery was done, and returns what is wrong."""
@@ -24,22 +25,60 @@ def width_proof(scene: Scene, before: Trace, resizings: Sequence[Resizing]) -> P
     """Return a proof by a second trace.
 
     A single unit has no order that a trace could compare. Where one unit is all that is left of a group that no norm
-    mixes, the outputs decide instead: they must be those of the old model in which nothing reads the other units.
+    mixes, the outputs decide instead: they must be those of the old model in which nothing reads the other units. Where
+    one unit is all that there was, the second trace must show several alike, laid out as the first was taken to be.
     """
     maps = gathers(resizings)
     alone = [r for r in resizings if r.growth is None and r.units == 1 and r.group.units > 1]
     masked = None
     if alone and len(alone) == len(resizings) and not any(r.group.reduced_by for r in alone):
         masked = _masked_outputs(scene, alone)
+    if any(r.group.whole for r in resizings):
+        return _proof_of_several(scene, before, resizings)
 
     def proof() -> tuple[str, ...]:
         findings = prove(before, scene.trace_again(), maps)
         if not findings or masked is None:
             return findings
-        changed = output_difference(masked, observe(scene.shadow, scene.examples).outputs)
-        return () if changed is not None and changed <= tolerance(scene) else findings
+        return () if _are_outputs(scene, masked) else findings
 
     return proof
+
+
+def _proof_of_several(scene: Scene, before: Trace, resizings: Sequence[Resizing]) -> Proof:
+    """Proof that what was taken for one unit, a head, is one of several now.
+
+    A single head may show less than several do, as where rotary positions pin its channels. What the second trace shows
+    inside of a head is trusted only if the outputs are the old ones while nothing reads the new heads, and are not
+    while nothing reads any.
+    """
+    maps = gathers(resizings)
+    wholes = [r for r in resizings if r.group.whole]
+    groups = tuple({id(r.group): r.group for r in wholes}.values())
+    arrays = {place: np.array(gather, dtype=np.int64) for place, gather in maps.items()}
+    units = {(r.member.tensor, r.member.dim): r.new_units for r in wholes}
+    tolerance(scene)
+    outputs = observe(scene.shadow, scene.examples).outputs
+
+    def proof() -> tuple[str, ...]:
+        after = scene.trace_again()
+        wrong = tuple(finding for group in groups for finding in misread(after, group, units))
+        if wrong:
+            return wrong
+        findings = prove(claimed(before, after, groups, arrays, trusted=False), after, maps)
+        if not findings or prove(claimed(before, after, groups, arrays, trusted=True), after, maps):
+            return findings
+        silent = _are_outputs(scene, outputs, _muted(wholes))
+        return () if silent and not _are_outputs(scene, outputs, _muted(wholes, all_units=True)) else findings
+
+    return proof
+
+
+def _are_outputs(scene: Scene, expected: Sequence[torch.Tensor], edits: Iterable[ScaleSlice] = ()) -> bool:
+    """Say whether the copy has these outputs, under edits."""
+    found = tried(scene.shadow, edits, {}, lambda: observe(scene.shadow, scene.examples).outputs)
+    changed = output_difference(expected, found)
+    return changed is not None and changed <= tolerance(scene)
 
 
 def _masked_outputs(scene: Scene, resizings: Sequence[Resizing]) -> tuple[torch.Tensor, ...]:
@@ -49,8 +88,17 @@ def _masked_outputs(scene: Scene, resizings: Sequence[Resizing]) -> tuple[torch.
     return tried(scene.shadow, edits, {}, lambda: observe(scene.shadow, scene.examples).outputs)
 
 
-def _muted(resizings: Sequence[Resizing]) -> Iterator[ScaleSlice]:
+def _muted(resizings: Sequence[Resizing], *, all_units: bool = False) -> Iterator[ScaleSlice]:
+    """Weights of zero for what reads units that go, or units that are new, or any after a growth."""
     for r in resizings:
         if r.member.role == "consumer":
-            gone = np.setdiff1d(np.arange(r.old_size), np.array(list(r.gather)))
-            yield ScaleSlice(r.member.tensor, r.member.dim, IndexMap.of(gone.tolist()), 0.0)
+            muted = np.flatnonzero(r.new_units >= 0) if all_units else _changed(r)
+            yield ScaleSlice(r.member.tensor, r.member.dim, IndexMap.of(muted.tolist()), 0.0)
+
+
+def _changed(resizing: Resizing) -> Ids:
+    """New indices that are new, or old ones that go."""
+    gather = np.array(list(resizing.gather), dtype=np.int64)
+    if resizing.growth is None:
+        return np.setdiff1d(np.arange(resizing.old_size), gather)
+    return np.flatnonzero(gather < 0)

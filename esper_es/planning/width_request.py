@@ -7,7 +7,7 @@ from attrs import frozen
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.tracing import Trace, WidthGroup
 
-UNITS = ("channels", "units")
+UNITS = ("channels", "units", "heads")
 
 MOST = 10**60
 """Beyond it not even arithmetic is sure to hold."""
@@ -21,7 +21,8 @@ class WidthRequest:
         layer: path of a layer, or name of a tensor.
         width: wanted.
         unit: what ``width`` counts: ``"channels"``, or ``"units"`` (heads, groups of keys and values, gated
-            pairs) that come and go as one.
+            pairs) that come and go as one, or ``"heads"``: the same, but the channels of a head that is the only one
+            count as one, though each could come and go by itself.
         dimension: ``"out"``, ``"in"``, or a dimension of the layer's weight by number.
 
     Raises:
@@ -81,10 +82,10 @@ class WidthRequest:
         if group.unit_size < 1:
             raise Refused(
                 f"the {group.units} units of {group.tensor} dim {group.dim} take different numbers of its channels; "
-                "name a layer whose channels are all of one kind",
+                "name a layer whose channels are all of one kind, or ask for unit='heads' if they are one",
                 "width_unit",
             )
-        if self.unit == "units":
+        if self.unit != "channels":
             units = self.width
         elif self.width % group.unit_size:
             raise Refused(_not_a_multiple(self.layer, self.width, group.unit_size), "width_unit")

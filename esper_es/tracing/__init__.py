@@ -23,6 +23,7 @@ from esper_es.tracing.roles import Role
 from esper_es.tracing.rule_table import rule
 from esper_es.tracing.slots import TracedTensor
 from esper_es.tracing.tracer import trace
+from esper_es.tracing.wholes import Reading, as_whole, claimed, misread, readings
 
 __all__ = [
     "CallOrder",
@@ -34,16 +35,21 @@ __all__ = [
     "ModuleCall",
     "Operation",
     "Pin",
+    "Reading",
     "Reduction",
     "Refusal",
     "Role",
     "Trace",
     "TracedTensor",
     "WidthGroup",
+    "as_whole",
+    "claimed",
     "group_growth",
     "group_selection",
     "growth",
+    "misread",
     "prove",
+    "readings",
     "rule",
     "selection",
     "trace",

@@ -41,6 +41,11 @@ class Grouping:
         """The roles a dimension was seen in, with the paths of the modules that were running."""
         return self._roles.get(self._index.number(tensor, dim), {})
 
+    def kinds(self, slots: Ids) -> Ids:
+        """For each slot a number that tells what kind its unit is."""
+        kinds: Ids = self._signatures[self._settled.units[slots]]
+        return kinds
+
     def group(self, tensor: TracedTensor, dim: int) -> WidthGroup:
         """The group of all units in one dimension of one tensor."""
         targets = self._settled.units[self._index.slots(tensor, dim)]

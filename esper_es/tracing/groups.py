@@ -35,6 +35,7 @@ class Member:
 
     ``positions[i]`` is the ordinal of the unit that index ``i`` belongs to, -1 for indices outside the group.
     ``role`` is what the dimension does, ``roles`` everything it does where a tensor is tied or used twice.
+    ``parts`` are the ends of parts that grow each by itself, where a single unit does not show them; see ``wholes``.
     """
 
     tensor: str
@@ -43,6 +44,7 @@ class Member:
     role: Role
     roles: tuple[Role, ...]
     positions: Ids = field(eq=cmp_using(eq=np.array_equal), hash=False, repr=False)
+    parts: tuple[int, ...] = ()
 
     @property
     def covered(self) -> int:
@@ -76,6 +78,18 @@ class WidthGroup:
     def free(self) -> bool:
         """Whether nothing pins the group."""
         return not self.pins
+
+    @property
+    def whole(self) -> bool:
+        """Whether channels that a trace has apart were taken for one unit."""
+        return any(member.parts for member in self.members)
+
+    @property
+    def compact(self) -> bool:
+        """Whether channels of one unit are neighbours somewhere, as those of one head among several are."""
+        return self.units > 1 and any(
+            bool(((m.positions[1:] == m.positions[:-1]) & (m.positions[1:] >= 0)).any()) for m in self.members
+        )
 
     def member(self, tensor: str, dim: int) -> Member | None:
         return next((m for m in self.members if (m.tensor, m.dim) == (tensor, dim)), None)

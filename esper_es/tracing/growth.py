@@ -41,7 +41,7 @@ def growth(member: Member, count: int) -> Growth | Refusal:
 
     A run goes once through all units from first to last, with equally many indices for each. One
     channel-major flatten is one run, a position-major flatten has one per position, packed queries, keys
-    and values have three. A dimension of a single unit is one run.
+    and values have three. A dimension of a single unit is one run, but for the ``parts`` that it is known to have.
 
     Raises:
         UsageError: ``count`` is not positive.
@@ -139,7 +139,8 @@ def _runs(member: Member) -> list[tuple[int, int]] | Refusal:
         return Refusal(f"{member.tensor} dim {member.dim} has no index in the group")
     units = member.positions[inside]
     total = int(units.max()) + 1
-    breaks = np.flatnonzero((np.diff(units) < 0) | (np.diff(inside) > 1)) + 1
+    begins = np.isin(inside[1:], np.array(member.parts, dtype=np.int64))
+    breaks = np.flatnonzero((np.diff(units) < 0) | (np.diff(inside) > 1) | begins) + 1
     runs = []
     for part in np.split(np.arange(len(units)), breaks):
         counts = np.bincount(units[part], minlength=total)

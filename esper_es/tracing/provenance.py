@@ -16,6 +16,7 @@ from esper_es.tracing.groups import WidthGroup
 from esper_es.tracing.relations import Settled
 from esper_es.tracing.slots import SlotIndex, TracedTensor
 from esper_es.tracing.targets import target_dim, target_tensor
+from esper_es.tracing.union_find import Ids
 
 
 @frozen(eq=False)
@@ -60,6 +61,10 @@ class Trace:
         """
         tensor = target_tensor(self.index, layer)
         return self._grouping.group(tensor, target_dim(self._grouping, layer, tensor, dim))
+
+    def kinds(self, slots: Ids) -> Ids:
+        """A number for each slot that only those share whose units touch the same tensors equally often."""
+        return self._grouping.kinds(slots)
 
     def explain(self, layer: str, dim: int | None = None) -> Explanation:
         """An account of a group: its members, its pins and why."""

@@ -138,7 +138,7 @@ def test_a_tensor_can_be_named_in_the_place_of_a_layer(engine: Engine) -> None:
         ({"new_width": 2.0}, "positive integer"),
         ({"new_width": 10**308}, "beyond all memory"),
         ({"new_width": True}, "positive integer"),
-        ({"new_width": 9, "unit": "heads"}, "unit is one of"),
+        ({"new_width": 9, "unit": "rows"}, "unit is one of"),
         ({"new_width": 9, "dimension": "depth"}, "dimension is"),
         ({"new_width": 9, "initialization": "ones"}, "initialization is one of"),
     ],

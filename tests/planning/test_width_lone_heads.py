@@ -1,0 +1,254 @@
+"""Attention with one head: others come beside it, and one may be all that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from esper_es import Engine, blueprint, fingerprint
+
+from .transformer_models import COMMON, Encoder, Transformer, trained, transformers
+
+ALONE = {**COMMON, "num_attention_heads": 1}
+SHARED = {**COMMON, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+
+
+def gpt2() -> nn.Module:
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=97, n_positions=16, n_embd=32, n_layer=2, n_head=1, bos_token_id=0, eos_token_id=1
+        )
+    )
+
+
+def bert() -> nn.Module:
+    return transformers.BertForSequenceClassification(
+        transformers.BertConfig(**ALONE, intermediate_size=48, max_position_embeddings=16)
+    )
+
+
+def llama() -> nn.Module:
+    sizes = {**ALONE, "num_key_value_heads": 1, "head_dim": 8}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, intermediate_size=40))
+
+
+def shared() -> nn.Module:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHARED, intermediate_size=40))
+
+
+def qwen() -> nn.Module:
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SHARED, intermediate_size=40))
+
+
+def vit() -> nn.Module:
+    sizes = {key: value for key, value in ALONE.items() if key != "vocab_size"}
+    config = transformers.ViTConfig(**sizes, intermediate_size=48, image_size=16, patch_size=8)
+    return transformers.ViTForImageClassification(config)
+
+
+def t5() -> nn.Module:
+    return transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=1)
+    )
+
+
+class Torch(Encoder):
+    """torch's own encoder layers with one head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 1, 24, dropout=0.0, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(16), enable_nested_tensor=False)
+
+
+class Attention(nn.Module):
+    """Attention whose heads, all together, are normed before they are read."""
+
+    def __init__(self, heads: int, normed: bool, strided: bool, least: int) -> None:
+        super().__init__()
+        self.heads, self.strided, self.least = heads, strided, least
+        self.q, self.k, self.v = (nn.Linear(16, 8 * heads) for _ in range(3))
+        self.norm = nn.LayerNorm(8 * heads) if normed else nn.Identity()
+        self.out = nn.Linear(8 * heads, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.parted(layer(x)) for layer in (self.q, self.k, self.v))
+        mixed = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+        mixed = mixed.permute(0, 2, 3, 1) if self.strided else mixed.transpose(1, 2)
+        out: Tensor = self.out(self.norm(mixed.flatten(2)))
+        return out
+
+    def parted(self, x: Tensor) -> Tensor:
+        heads = max(self.heads, self.least)
+        if self.strided:
+            return x.unflatten(-1, (-1, heads)).permute(0, 3, 1, 2)
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class Normed(nn.Module):
+    def __init__(self, heads: int = 1, normed: bool = True, strided: bool = False, least: int = 1) -> None:
+        super().__init__()
+        self.enter = nn.Linear(5, 16)
+        self.attend = Attention(heads, normed, strided, least)
+        self.leave = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        left: Tensor = self.leave(x + self.attend(x))
+        return left
+
+
+blueprint("tests/lone/normed-as-asked")(Normed)
+
+
+def _model(build: Callable[[], nn.Module], inputs: Callable[[], Mapping[str, Tensor]]) -> Transformer:
+    name = f"lone-{build.__name__.lower()}"
+    blueprint(f"tests/width/{name}")(build)
+    return Transformer(name, build, inputs)
+
+
+def _tokens() -> Mapping[str, Tensor]:
+    return {"input_ids": torch.randint(2, 97, (2, 6))}
+
+
+def _sequences() -> Mapping[str, Tensor]:
+    return {"x": torch.randn(3, 4, 5)}
+
+
+@frozen
+class Lone:
+    """A head that is alone: a layer of its attention, and by how much outputs may move when another one comes."""
+
+    model: Transformer
+    layer: str
+    dimension: str | int = "out"
+    bound: float = 0.0
+
+    def __str__(self) -> str:
+        return self.model.name
+
+
+T5 = _model(t5, lambda: {**_tokens(), "decoder_input_ids": torch.randint(2, 97, (2, 6))})
+GPT2 = Lone(_model(gpt2, _tokens), "transformer.h.0.attn.c_attn")
+LLAMA = Lone(_model(llama, _tokens), "model.layers.0.self_attn.q_proj")
+HEADS = [
+    GPT2,
+    LLAMA,
+    Lone(_model(bert, _tokens), "bert.encoder.layer.0.attention.self.query"),
+    Lone(_model(shared, _tokens), "model.layers.0.self_attn.k_proj"),
+    Lone(_model(qwen, _tokens), "model.layers.0.self_attn.k_proj"),
+    Lone(
+        _model(vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)}),
+        "vit.layers.0.attention.v_proj",
+    ),
+    Lone(_model(Torch, _sequences), "encoder.layers.0.self_attn.in_proj_weight", 0),
+    Lone(_model(Normed, _sequences), "attend.q", "out", 4e-7),
+]
+
+
+def normed(engine: Engine, **arguments: Any) -> Any:
+    return engine.attach(
+        Normed(**arguments),
+        "model",
+        dict(_sequences()),
+        blueprint="tests/lone/normed-as-asked",
+        blueprint_args=arguments,
+    )
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("lone", HEADS, ids=str)
+def test_heads_come_beside_the_only_one_and_the_function_stays(
+    lone: Lone, heads: int, engine: Engine
+) -> None:
+    result = lone.model.attached(engine).surgeon.modify_layer_width(
+        layer_name=lone.layer, new_width=heads, unit="heads", dimension=lone.dimension
+    )
+    assert result.success, result.error
+    assert result.details["units"] == (1, heads)
+    assert result.details["output_difference"] <= lone.bound
+
+
+@pytest.mark.parametrize("lone", HEADS, ids=str)
+def test_a_second_head_trains_replays_and_rolls_back_exactly(lone: Lone, engine: Engine) -> None:
+    run = lone.model.attached(engine)
+    trained(run)
+    run.capture()
+    old, version = run.fingerprint, run.version
+    assert run.surgeon.modify_layer_width(
+        layer_name=lone.layer, new_width=2, unit="heads", dimension=lone.dimension
+    ).success
+    trained(run)
+    run.capture()
+    replayed = engine.replay(lone.model.name)
+    assert (replayed.esper_replay.exact, fingerprint(replayed)) == (True, run.fingerprint)
+    run.rollback(to_version=version)
+    assert run.fingerprint == old
+
+
+@pytest.mark.parametrize("lone", HEADS[:-1], ids=str)
+def test_what_comes_beside_one_head_can_go_again(lone: Lone, engine: Engine) -> None:
+    run = lone.model.attached(engine)
+    run.capture()
+    shapes = [parameter.shape for parameter in run.model.parameters()]
+    for heads in (2, 1):
+        result = run.surgeon.modify_layer_width(
+            layer_name=lone.layer, new_width=heads, unit="heads", dimension=lone.dimension
+        )
+        assert result.success, result.error
+    assert [parameter.shape for parameter in run.model.parameters()] == shapes
+
+
+def test_a_head_whose_places_are_fixed_is_doubled_by_channels_too(engine: Engine) -> None:
+    run = LLAMA.model.attached(engine)
+    assert run.surgeon.modify_layer_width(layer_name=LLAMA.layer, new_width=16).success
+    assert run.model.get_submodule(LLAMA.layer).out_features == 16
+
+
+def test_units_stay_what_the_trace_shows(engine: Engine) -> None:
+    result = LLAMA.model.attached(engine).surgeon.modify_layer_width(
+        layer_name=LLAMA.layer, new_width=2, unit="units"
+    )
+    assert (result.success, result.check) == (False, "pinned")
+
+
+def test_channels_of_a_free_head_come_one_by_one(engine: Engine) -> None:
+    run = GPT2.model.attached(engine)
+    assert run.surgeon.modify_layer_width(layer_name=GPT2.layer, new_width=3 * 33).success
+    assert run.model.get_submodule("transformer.h.0.attn").num_heads == 1
+
+
+@pytest.mark.parametrize("layer", ["transformer.h.0.mlp.c_fc", "transformer.wte"])
+def test_what_is_no_head_is_refused_as_heads(layer: str, engine: Engine) -> None:
+    result = GPT2.model.attached(engine).surgeon.modify_layer_width(
+        layer_name=layer, new_width=2, unit="heads", dimension=1
+    )
+    assert (result.success, result.check) == (False, "heads")
+
+
+def test_a_head_whose_layout_would_interleave_with_others_is_refused(engine: Engine) -> None:
+    result = normed(engine, normed=False, strided=True).surgeon.modify_layer_width(
+        layer_name="attend.q", new_width=2, unit="heads"
+    )
+    assert (result.success, result.check) == (False, "heads")
+
+
+def test_a_head_beside_which_a_shared_table_shows_no_other_is_refused(engine: Engine) -> None:
+    result = T5.attached(engine).surgeon.modify_layer_width(
+        layer_name="encoder.block.0.layer.0.SelfAttention.q", new_width=2, unit="heads"
+    )
+    assert (result.success, result.check) == (False, "heads")
+
+
+@pytest.mark.parametrize("initialization", ["kaiming", "xavier", "zeros", "net2wider"])
+@pytest.mark.parametrize("lone", HEADS[:2], ids=str)
+def test_a_second_head_may_begin_in_any_way(lone: Lone, initialization: str, engine: Engine) -> None:
+    result = lone.model.attached(engine).surgeon.modify_layer_width(
+        layer_name=lone.layer, new_width=2, unit="heads", initialization=initialization
+    )
+    assert result.success, result.error
