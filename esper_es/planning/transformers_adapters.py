@@ -21,10 +21,16 @@ def conv1d(module: Any, changes: Changes) -> WidthRepair:
     "transformers.models.umt5.modeling_umt5.UMT5Attention",
 )
 def t5_attention(module: Any, changes: Changes) -> WidthRepair:
-    """Heads have ``key_value_proj_dim`` rows each; the bias table that the first layer shares has one column a head."""
+    """Heads have ``key_value_proj_dim`` rows each; the bias table that the first layer shares has one column a head.
+
+    Of a single head the rows may be units by themselves.
+    """
     attributes = dict(sized(changes, {("q.weight", 0): "inner_dim", ("q.weight", 1): "d_model"}).attributes)
-    if ("q.weight", 0) in changes:
-        attributes["n_heads"] = changes["q.weight", 0].new // int(module.key_value_proj_dim)
+    heads = changes.get(("q.weight", 0))
+    if heads is not None and heads.old_units == int(module.n_heads):
+        attributes["n_heads"] = heads.new_units
+    elif heads is not None:
+        attributes["key_value_proj_dim"] = heads.new // int(module.n_heads)
     return WidthRepair(attributes)
 
 

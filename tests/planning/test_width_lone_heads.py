@@ -245,6 +245,16 @@ def test_a_head_beside_which_a_shared_table_shows_no_other_is_refused(engine: En
     assert (result.success, result.check) == (False, "heads")
 
 
+def test_a_wider_head_is_not_counted_as_two(engine: Engine) -> None:
+    run = T5.attached(engine)
+    layer = "decoder.block.0.layer.1.EncDecAttention"
+    for name in ("encoder.block.0.layer.0.SelfAttention", "decoder.block.0.layer.0.SelfAttention", layer):
+        run.surgeon.modify_layer_width(layer_name=f"{name}.q", new_width=16)
+    heads = [part for part in run.model.modules() if hasattr(part, "n_heads")]
+    assert {part.n_heads for part in heads} == {1}
+    assert all(part.q.out_features == part.key_value_proj_dim for part in heads)
+
+
 @pytest.mark.parametrize("initialization", ["kaiming", "xavier", "zeros", "net2wider"])
 @pytest.mark.parametrize("lone", HEADS[:2], ids=str)
 def test_a_second_head_may_begin_in_any_way(lone: Lone, initialization: str, engine: Engine) -> None:
