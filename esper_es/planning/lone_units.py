@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from attrs import evolve
 
+from esper_es.domain.canonical import Json
+from esper_es.domain.edits import SetAttribute
 from esper_es.domain.errors import Refused
+from esper_es.planning.attribute_repair import adapted
 from esper_es.planning.companions import Target
 from esper_es.planning.resizing import gathers
 from esper_es.planning.scene import Scene
 from esper_es.planning.unit_importance import Importance
 from esper_es.planning.width_change import Change, Resolved, change_of, looked_at, solved_for
+from esper_es.planning.width_proof import proof_of_one
 from esper_es.tracing import Reading, Trace, WidthGroup, as_whole, readings
 
 
@@ -63,3 +67,46 @@ def _as_traced(change: Change, after: Trace | None) -> Change:
         seen = after.group_of(group.tensor, group.dim)
         groups[id(group)] = evolve(group, reduced_by=seen.reduced_by, paired=seen.paired)
     return evolve(change, resizings=tuple(evolve(r, group=groups[id(r.group)]) for r in change.resizings))
+
+
+def down_to_one(scene: Scene, found: Trace, target: Target, importance: Importance) -> Resolved | None:
+    """Return how a group narrows to one unit by what another unit more would do; None where that does not tell.
+
+    Where a norm mixes all units, neither a trace nor the outputs say whether the unit that is left is taken for one.
+    But a trace proves how attributes follow the number of units where there are more of them, and the same step, as
+    often as needed, leads down to one.
+    """
+    step = (Target(target.group, target.group.units + 1),)
+    try:
+        more = solved_for(scene, found, change_of(scene, found, step, importance))
+        change = change_of(scene, found, (target,), importance)
+    except Refused:
+        return None
+    if looked_at(scene, more, more.proof) != ():
+        return None
+    known = adapted(scene.live.module, change.resizings)
+    of_adapters = {(e.path, e.name) for e in (*known, *adapted(scene.live.module, more.change.resizings))}
+    searched = [edit for edit in more.attributes if (edit.path, edit.name) not in of_adapters]
+    attributes = tuple(_stepped_down(scene, searched, target.group.units - 1))
+    if len(attributes) < len(searched):
+        return None
+    solved = Resolved(change, proof_of_one(scene, found, change.resizings), (*known, *attributes))
+    return solved if looked_at(scene, solved, solved.proof) == () else None
+
+
+def _stepped_down(scene: Scene, edits: list[SetAttribute], steps: int) -> Iterator[SetAttribute]:
+    """Edits that take away as often as needed what the given ones add; those left out that can't."""
+    for edit in edits:
+        old = vars(scene.live.module.get_submodule(edit.path)).get(edit.name)
+        value = _less(old, edit.value, steps)
+        if value is not None:
+            yield SetAttribute(edit.path, edit.name, value)
+
+
+def _less(old: object, more: Json, steps: int) -> Json | None:
+    if type(old) is int and type(more) is int:
+        return old - (more - old) * steps if old > (more - old) * steps else None
+    if isinstance(old, list | tuple) and isinstance(more, list | tuple) and len(old) == len(more):
+        parts = [_less(a, b, steps) for a, b in zip(old, more, strict=True)]
+        return None if None in parts else parts
+    return None

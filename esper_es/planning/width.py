@@ -11,11 +11,11 @@ from esper_es.planning.companions import Target
 from esper_es.planning.config_update import config_update
 from esper_es.planning.gradmax import Loss
 from esper_es.planning.initializations import check_initialization, initialized
-from esper_es.planning.lone_units import beside_the_one
+from esper_es.planning.lone_units import beside_the_one, down_to_one
 from esper_es.planning.scene import Plan, Scene
 from esper_es.planning.unit_importance import Importance, l2_importance
 from esper_es.planning.unreached import Unreached
-from esper_es.planning.width_change import Resolved, resolve
+from esper_es.planning.width_change import Resolved, looked_at, resolve
 from esper_es.planning.width_request import WidthRequest
 from esper_es.tracing import Trace, WidthGroup
 
@@ -136,4 +136,20 @@ def _resolved(
             if resolved is not None:
                 return resolved
         raise
+    if target.units == 1 and group.reduced_by:
+        return _down_to_one(scene, found, target, importance)
     return resolve(scene, found, target, importance)
+
+
+def _down_to_one(scene: Scene, found: Trace, target: Target, importance: Importance) -> Resolved:
+    """Narrow to one unit what a norm mixes; where no trace proves it, by what a widening shows."""
+    try:
+        resolved = resolve(scene, found, target, importance)
+        if looked_at(scene, resolved, resolved.proof) == ():
+            return resolved
+    except Refused:
+        stepped = down_to_one(scene, found, target, importance)
+        if stepped is None:
+            raise
+        return stepped
+    return down_to_one(scene, found, target, importance) or resolved

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+from attrs import evolve
 
 from esper_es.domain.edits import ScaleSlice
 from esper_es.domain.index_map import IndexMap
@@ -14,7 +15,7 @@ from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, gathers
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_trial import tolerance, tried
-from esper_es.tracing import Trace, claimed, misread, prove
+from esper_es.tracing import Trace, WidthGroup, claimed, misread, prove
 from esper_es.tracing.union_find import Ids
 
 Proof = Callable[[], tuple[str, ...]]
@@ -72,6 +73,45 @@ def _proof_of_several(scene: Scene, before: Trace, resizings: Sequence[Resizing]
         return () if silent and not _are_outputs(scene, outputs, _muted(wholes, all_units=True)) else findings
 
     return proof
+
+
+def proof_of_one(scene: Scene, before: Trace, resizings: Sequence[Resizing]) -> Proof:
+    """Proof that of several units one is left: its channels are the same ones as they were, bound to no others, and
+    nothing shows that the model takes them for several again.
+
+    Whether it takes them for one unit it does not say.
+    """
+    group = resizings[0].group
+    maps = gathers(resizings)
+    groups = tuple(
+        _left_over(group, resizings) for group in {id(r.group): r.group for r in resizings}.values()
+    )
+    back = {(r.member.tensor, r.member.dim): _inverse(r) for r in resizings}
+
+    def proof() -> tuple[str, ...]:
+        after = scene.trace_again()
+        if after.group_of(group.tensor, group.dim).compact:
+            return (f"what is left of {group.tensor} dim {group.dim} is several units",)
+        return prove(before, claimed(after, before, groups, back, trusted=False), maps)
+
+    return proof
+
+
+def _left_over(group: WidthGroup, resizings: Sequence[Resizing]) -> WidthGroup:
+    """A group as it is afterwards, if what is left of it is one unit."""
+    members = []
+    for r in resizings:
+        if r.group is group:
+            inside = r.member.positions[np.array(list(r.gather), dtype=np.int64)] >= 0
+            members.append(evolve(r.member, positions=np.where(inside, 0, -1)))
+    return evolve(group, units=1, members=tuple(members))
+
+
+def _inverse(resizing: Resizing) -> Ids:
+    """New index of each old one, -1 for those that go."""
+    back = np.full(resizing.old_size, -1, dtype=np.int64)
+    back[np.array(list(resizing.gather), dtype=np.int64)] = np.arange(resizing.new_size)
+    return back
 
 
 def _are_outputs(scene: Scene, expected: Sequence[torch.Tensor], edits: Iterable[ScaleSlice] = ()) -> bool:

@@ -103,6 +103,20 @@ class Normed(nn.Module):
         return left
 
 
+class Weighing(nn.Module):
+    """torch's attention, which averages weights over its heads for nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        left: Tensor = self.leave(self.attend(x, x, x)[0])
+        return left
+
+
 blueprint("tests/lone/normed-as-asked")(Normed)
 
 
@@ -134,6 +148,7 @@ class Lone:
 
 
 T5 = _model(t5, lambda: {**_tokens(), "decoder_input_ids": torch.randint(2, 97, (2, 6))})
+WEIGHING = _model(Weighing, _sequences)
 GPT2 = Lone(_model(gpt2, _tokens), "transformer.h.0.attn.c_attn")
 LLAMA = Lone(_model(llama, _tokens), "model.layers.0.self_attn.q_proj")
 HEADS = [
@@ -191,7 +206,7 @@ def test_a_second_head_trains_replays_and_rolls_back_exactly(lone: Lone, engine:
     assert run.fingerprint == old
 
 
-@pytest.mark.parametrize("lone", HEADS[:-1], ids=str)
+@pytest.mark.parametrize("lone", HEADS, ids=str)
 def test_what_comes_beside_one_head_can_go_again(lone: Lone, engine: Engine) -> None:
     run = lone.model.attached(engine)
     run.capture()
@@ -236,6 +251,31 @@ def test_a_head_whose_layout_would_interleave_with_others_is_refused(engine: Eng
         layer_name="attend.q", new_width=2, unit="heads"
     )
     assert (result.success, result.check) == (False, "heads")
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+def test_one_head_may_be_all_that_a_norm_over_heads_leaves(heads: int, engine: Engine) -> None:
+    run = normed(engine, heads=heads)
+    result = run.surgeon.modify_layer_width(layer_name="attend.q", new_width=1, unit="units")
+    assert result.success, result.error
+    attention = run.model.attend
+    assert (attention.heads, attention.out.in_features, attention.norm.normalized_shape) == (1, 8, (8,))
+
+
+def test_what_is_left_under_a_norm_and_read_as_several_heads_is_refused(engine: Engine) -> None:
+    result = normed(engine, heads=3, least=2).surgeon.modify_layer_width(
+        layer_name="attend.q", new_width=1, unit="units"
+    )
+    assert (result.success, result.check) == (False, "fixed_width")
+
+
+def test_one_head_may_be_all_that_is_left_of_torchs_attention(engine: Engine) -> None:
+    run = WEIGHING.attached(engine)
+    result = run.surgeon.modify_layer_width(
+        layer_name="attend.in_proj_weight", new_width=1, unit="units", dimension=0
+    )
+    assert result.success, result.error
+    assert (run.model.attend.num_heads, run.model.attend.out_proj.in_features) == (1, 8)
 
 
 def test_a_head_beside_which_a_shared_table_shows_no_other_is_refused(engine: Engine) -> None:
