@@ -50,8 +50,8 @@ def _proof_of_several(scene: Scene, before: Trace, resizings: Sequence[Resizing]
     """Proof that what was taken for one unit, a head, is one of several now.
 
     A single head may show less than several do, as where rotary positions pin its channels. What the second trace shows
-    inside of a head is trusted only if the outputs are the old ones while nothing reads the new heads, and are not
-    while nothing reads any.
+    inside of a head is trusted only if the outputs are the old ones while nothing reads the new heads, or with them
+    where they share what the old one did, and are not while nothing reads any.
     """
     maps = gathers(resizings)
     wholes = [r for r in resizings if r.group.whole]
@@ -69,8 +69,8 @@ def _proof_of_several(scene: Scene, before: Trace, resizings: Sequence[Resizing]
         findings = prove(claimed(before, after, groups, arrays, trusted=False), after, maps)
         if not findings or prove(claimed(before, after, groups, arrays, trusted=True), after, maps):
             return findings
-        silent = _are_outputs(scene, outputs, _muted(wholes))
-        return () if silent and not _are_outputs(scene, outputs, _muted(wholes, all_units=True)) else findings
+        kept = any(_are_outputs(scene, outputs, edits) for edits in (_muted(wholes), ()))
+        return () if kept and not _are_outputs(scene, outputs, _muted(wholes, all_units=True)) else findings
 
     return proof
 

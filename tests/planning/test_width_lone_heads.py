@@ -151,11 +151,12 @@ T5 = _model(t5, lambda: {**_tokens(), "decoder_input_ids": torch.randint(2, 97, 
 WEIGHING = _model(Weighing, _sequences)
 GPT2 = Lone(_model(gpt2, _tokens), "transformer.h.0.attn.c_attn")
 LLAMA = Lone(_model(llama, _tokens), "model.layers.0.self_attn.q_proj")
+SHARED_KEYS = Lone(_model(shared, _tokens), "model.layers.0.self_attn.k_proj")
 HEADS = [
     GPT2,
     LLAMA,
+    SHARED_KEYS,
     Lone(_model(bert, _tokens), "bert.encoder.layer.0.attention.self.query"),
-    Lone(_model(shared, _tokens), "model.layers.0.self_attn.k_proj"),
     Lone(_model(qwen, _tokens), "model.layers.0.self_attn.k_proj"),
     Lone(
         _model(vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)}),
@@ -296,7 +297,7 @@ def test_a_wider_head_is_not_counted_as_two(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("initialization", ["kaiming", "xavier", "zeros", "net2wider"])
-@pytest.mark.parametrize("lone", HEADS[:2], ids=str)
+@pytest.mark.parametrize("lone", [GPT2, LLAMA, SHARED_KEYS], ids=str)
 def test_a_second_head_may_begin_in_any_way(lone: Lone, initialization: str, engine: Engine) -> None:
     result = lone.model.attached(engine).surgeon.modify_layer_width(
         layer_name=lone.layer, new_width=2, unit="heads", initialization=initialization
