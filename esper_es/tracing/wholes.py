@@ -33,6 +33,7 @@ class Reading(NamedTuple):
         packed: whether parts that stand side by side in one tensor (queries, keys, values) grow each by itself.
         single: whether dimensions of size 1 belong to it: the column of a table that has one for each head.
         scaled: whether what scales the channels belongs to it, or is the same for all units: the norm of a head.
+        mixed: whether channels that a norm mixes belong to it, or are a stream beside: what keys are made from.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Reading(NamedTuple):
     packed: bool
     single: bool
     scaled: bool
+    mixed: bool
 
 
 def readings(found: Trace, group: WidthGroup) -> Iterator[Reading]:
@@ -48,8 +50,8 @@ def readings(found: Trace, group: WidthGroup) -> Iterator[Reading]:
     while "." in path and level < LEVELS:
         path = path.rpartition(".")[0]
         if all(_holds(path, member.tensor, found) for member in group.members):
-            for packed, single, scaled in product((True, False), repeat=3):
-                yield Reading(path, level, packed, single, scaled)
+            for packed, single, scaled, mixed in product((True, False), repeat=4):
+                yield Reading(path, level, packed, single, scaled, mixed)
             level += 1
 
 
@@ -57,7 +59,7 @@ def as_whole(found: Trace, tensor: str, dim: int, reading: Reading) -> WidthGrou
     """Return what would come with another unit like the one that a dimension of a tensor is taken for, if it can be."""
     index, units = found.index, found.relations.units
     outside = [index.slots(t, d) for t, d in _places(found) if not _holds(reading.path, t.name, found)]
-    known, looked_up = _known(found), _looked_up(found)
+    known, looked_up = _known(found, mixed=reading.mixed), _looked_up(found)
     bound = np.zeros(len(units), dtype=bool)
     bound[units[np.concatenate(outside)] if outside else np.zeros(0, dtype=np.int64)] = True
     members = []
@@ -206,12 +208,14 @@ def _slots(found: Trace, member: Member) -> Ids:
     return found.index.slots(tensor, member.dim)
 
 
-def _known(found: Trace) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """For every unit, by its smallest slot, whether anything was seen of what it does."""
+def _known(found: Trace, *, mixed: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """For every unit, by its smallest slot, whether anything was seen of what it does, norms maybe left out."""
     flags = np.zeros(len(found.relations.units), dtype=bool)
     for ids, role, _ in found.relations.roles:
         if role in ("producer", "consumer", "affine"):
             flags[found.relations.units[ids]] = True
+    for ids, _ in () if mixed else found.relations.reductions:
+        flags[found.relations.units[ids]] = False
     return flags
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from esper_es import Engine, blueprint, fingerprint
 
-from .transformer_models import COMMON, Encoder, Transformer, trained, transformers
+from .transformer_models import COMMON, PYRAMID, Encoder, Transformer, trained, transformers
 
 ALONE = {**COMMON, "num_attention_heads": 1}
 SHARED = {**COMMON, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
@@ -49,6 +49,19 @@ def vit() -> nn.Module:
     sizes = {key: value for key, value in ALONE.items() if key != "vocab_size"}
     config = transformers.ViTConfig(**sizes, intermediate_size=48, image_size=16, patch_size=8)
     return transformers.ViTForImageClassification(config)
+
+
+def swin() -> nn.Module:
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[1, 2], window_size=4
+    )
+    return transformers.SwinForImageClassification(config)
+
+
+def pvt() -> nn.Module:
+    sizes = {**PYRAMID, "num_attention_heads": [1, 4]}
+    config = transformers.PvtConfig(image_size=16, sequence_reduction_ratios=[2, 1], **sizes)
+    return transformers.PvtForImageClassification(config)
 
 
 def t5() -> nn.Module:
@@ -130,6 +143,10 @@ def _tokens() -> Mapping[str, Tensor]:
     return {"input_ids": torch.randint(2, 97, (2, 6))}
 
 
+def _images(size: int) -> Mapping[str, Tensor]:
+    return {"pixel_values": torch.randn(2, 3, size, size)}
+
+
 def _sequences() -> Mapping[str, Tensor]:
     return {"x": torch.randn(3, 4, 5)}
 
@@ -158,10 +175,9 @@ HEADS = [
     SHARED_KEYS,
     Lone(_model(bert, _tokens), "bert.encoder.layer.0.attention.self.query"),
     Lone(_model(qwen, _tokens), "model.layers.0.self_attn.k_proj"),
-    Lone(
-        _model(vit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)}),
-        "vit.layers.0.attention.v_proj",
-    ),
+    Lone(_model(vit, lambda: _images(16)), "vit.layers.0.attention.v_proj"),
+    Lone(_model(swin, lambda: _images(32)), "swin.encoder.layers.0.blocks.1.attention.q_proj"),
+    Lone(_model(pvt, lambda: _images(16)), "pvt.encoder.block.0.0.attention.self.query"),
     Lone(_model(Torch, _sequences), "encoder.layers.0.self_attn.in_proj_weight", 0),
     Lone(_model(Normed, _sequences), "attend.q", "out", 4e-7),
 ]
