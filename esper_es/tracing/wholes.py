@@ -45,11 +45,16 @@ class Reading(NamedTuple):
 
 
 def readings(found: Trace, group: WidthGroup) -> Iterator[Reading]:
-    """Ways to take the channels around a group for one unit, by the modules that hold all of it, innermost first."""
+    """Ways to take the channels around a group for one unit, by the modules that hold all of it, innermost first.
+
+    There are none if that holds nothing that products without weights are summed over, as queries are with keys.
+    """
     path, level = group.tensor, 0
     while "." in path and level < LEVELS:
         path = path.rpartition(".")[0]
         if all(_holds(path, member.tensor, found) for member in group.members):
+            if not level and not any(_holds(path, name, found) for name in _paired(found)):
+                return
             for packed, single, scaled, mixed in product((True, False), repeat=4):
                 yield Reading(path, level, packed, single, scaled, mixed)
             level += 1
@@ -200,6 +205,12 @@ def _holds(path: str, tensor: str, found: Trace) -> bool:
     """Whether a module has a tensor, and no module beside it has it too."""
     traced = found.index.named(tensor)
     return traced is not None and all(name.startswith(f"{path}.") for name in traced.names)
+
+
+def _paired(found: Trace) -> set[str]:
+    """Names of the tensors whose channels are summed over in a product without weights."""
+    places = np.unique(found.index.place_numbers(found.relations.paired)).tolist()
+    return {found.index.tensors[found.index.places[place].tensor].name for place in places}
 
 
 def _slots(found: Trace, member: Member) -> Ids:
