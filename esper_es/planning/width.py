@@ -66,8 +66,9 @@ def plan_width(
     unreached.require_none([group], layer_name)
     resolved = _resolved(scene, before, request, group, importance)
     change, proof, attributes = resolved.change, resolved.proof, resolved.attributes
+    changed = {id(r.group): r.group for r in change.resizings}
+    unreached.require_none([other for other in changed.values() if other is not group], layer_name)
     group, units = change.resizings[0].group, change.resizings[0].units
-    unreached.require_none([r.group for r in change.resizings if r.group is not group], layer_name)
     done = initialized(scene, initialization, change.resizings, attributes, loss)
     edits = (*done.filled.edits, *attributes)
     config = config_update(scene, change.resizings, edits, done.filled.tensors)
@@ -86,8 +87,8 @@ def plan_width(
             "reduced_by": sorted(
                 {
                     f"{reduction.op} in {reduction.module or 'the model'}"
-                    for changed in (group, *(r.group for r in change.resizings))
-                    for reduction in changed.reduced_by
+                    for one in changed.values()
+                    for reduction in one.reduced_by
                 }
             ),
             "kept_units": change.kept,
