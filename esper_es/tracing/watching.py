@@ -11,7 +11,7 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.nn.functional import linear, multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from esper_es.domain.errors import EsperError
 from esper_es.tracing.calls import CallRecorder
@@ -77,7 +77,7 @@ class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._followed(func, operator, args, kwargs)
 
     def whole(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run and follow an operator that torch would take apart before this mode sees it."""
+        """Run and follow an operator that torch would take apart before this mode sees it, and no other mode would."""
         with torch._C._DisableTorchDispatch():
             return self._followed(func, known(func), args, kwargs)
 
@@ -185,7 +185,7 @@ class FunctionWatch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is linear and _are_plain((*args, *(kwargs or {}).values())):
+        if func is linear and self._sees_all(args, kwargs or {}):
             return self._operators.whole(aten.linear.default, args, kwargs or {})
         if func in _EXITS:
             name = f"Tensor.{func.__name__}"
@@ -203,6 +203,10 @@ class FunctionWatch(TorchFunctionMode):
         if func == _DATA:
             self._memory.remember(result, self._memory.recall(args[0]))
         return result
+
+    def _sees_all(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether nobody else would see what a call consists of: no mode of the model's own, nor its tensors."""
+        return _get_current_dispatch_mode() is self._operators and _are_plain((*args, *kwargs.values()))
 
     def _unpadded(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Arguments of torch's attention without the mask of padded positions, if that carries no channels.

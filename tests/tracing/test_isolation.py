@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import copy
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper_es.domain.errors import EsperError, UsageError
 from esper_es.tracing import Operation, rule, trace
@@ -255,3 +257,36 @@ def test_a_second_trace_follows_what_the_first_made_the_model_remember(in_dictio
     model = Remembering(in_dictionary)
     first, second = (trace(model, example(torch.randn(4, 3))).group_of("before") for _ in range(2))
     assert first == second
+
+
+class Counting(TorchDispatchMode):
+    """A mode of the model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+class UnderItsOwnMode(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode = Counting()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with self.mode:
+            result: torch.Tensor = self.linear(x)
+        return result
+
+
+def test_a_mode_of_the_models_own_sees_what_it_would_see_without_a_trace() -> None:
+    model = UnderItsOwnMode()
+    with torch.no_grad():
+        model(torch.randn(2, 3))
+    alone = list(model.mode.seen)
+    trace(model, [((torch.randn(2, 3),), {})])
+    assert model.mode.seen[len(alone) :] == alone
