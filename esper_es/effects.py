@@ -79,11 +79,9 @@ def _optimizer_effects(live: Live, edits: Sequence[Edit]) -> dict[str, str]:
         return {}
     effects: dict[str, str] = {}
     for edit in edits:
-        if isinstance(edit, ResizeTensor):
+        if isinstance(edit, (ResizeTensor, ScaleTensor, ScaleSlice)):
             if isinstance(tensor_at(live.module, edit.tensor), nn.Parameter):
-                effects[edit.tensor] = "resized"
-        elif isinstance(edit, (ScaleTensor, ScaleSlice)):
-            effects[edit.tensor] = "kept"
+                effects[edit.tensor] = "resized" if isinstance(edit, ResizeTensor) else "kept"
         elif isinstance(edit, AddModule):
             effects |= _of_new_module(edit)
         elif isinstance(edit, RemoveModule):

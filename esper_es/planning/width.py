@@ -13,6 +13,7 @@ from esper_es.planning.gradmax import Loss
 from esper_es.planning.initializations import check_initialization, initialized
 from esper_es.planning.lone_units import beside_the_one, down_to_one
 from esper_es.planning.scene import Plan, Scene
+from esper_es.planning.spectral_norms import kept_norms
 from esper_es.planning.unit_importance import Importance, l2_importance
 from esper_es.planning.unreached import Unreached
 from esper_es.planning.width_change import Resolved, looked_at, resolve
@@ -71,6 +72,7 @@ def plan_width(
     group, units = change.resizings[0].group, change.resizings[0].units
     done = initialized(scene, initialization, change.resizings, attributes, loss)
     edits = (*done.filled.edits, *attributes)
+    edits = (*edits, *kept_norms(scene, edits, done.filled.tensors))
     config = config_update(scene, change.resizings, edits, done.filled.tensors)
     return Plan(
         edits=(*edits, *config.edits),

@@ -37,18 +37,6 @@ def bmm(op: Operation) -> None:
     op.carry(op.result, contract(op, [operand(op, left, "bmk"), operand(op, right, "bkn")], "bmn"))
 
 
-@rule(aten.mv)
-def mv(op: Operation) -> None:
-    matrix, vector = op.args
-    op.carry(op.result, contract(op, [operand(op, matrix, "mk"), operand(op, vector, "k")], "m"))
-
-
-@rule(aten.dot)
-def dot(op: Operation) -> None:
-    left, right = op.args
-    op.carry(op.result, contract(op, [operand(op, left, "k"), operand(op, right, "k")], ""))
-
-
 @rule(*existing(aten, "_grouped_mm"))
 def grouped_mm(op: Operation) -> None:
     """Rows times the matrix of their expert, one of a stack: the experts stay as many as they are, what is summed

@@ -140,6 +140,10 @@ class Operation:
         apart = many.ids.transpose([*axes, *rest]).reshape(few.ids.size, -1)
         self._relations.share(few.ids.ravel(), apart, self.site)
 
+    def follow(self, ids: Ids, among: Sequence[Ids]) -> None:
+        """The entries of a buffer come and go with whichever of these channels, all along one dimension, may."""
+        self._relations.follow(ids, among, self.site)
+
     def pin(self, ids: Ids, reason: str) -> None:
         """Pin channels; a reason that ends in "in" or "by" is completed with the operator's name."""
         self._relations.pin(ids, f"{reason} {self.site.op}", self.site.module)

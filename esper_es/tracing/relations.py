@@ -54,6 +54,7 @@ class Relations:
         self._same: list[tuple[Ids, Ids, Site]] = []
         self._bundles: list[tuple[Ids, Ids, Site]] = []
         self._shares: list[tuple[Ids, Ids, Site]] = []
+        self._followers: list[tuple[Ids, list[Ids], Site]] = []
         self._pins: dict[Cause, list[Ids]] = {}
         self._reductions: dict[Site, list[Ids]] = {}
         self._roles: dict[tuple[Role, str], list[Ids]] = {}
@@ -93,6 +94,12 @@ class Relations:
         """
         self._shares.append((few, many, site))
 
+    def follow(self, ids: Ids, among: Sequence[Ids], site: Site) -> None:
+        """``ids``, of a buffer, lie along a dimension that channels of several kinds share: those of a convolution and
+        the places of its kernel, flattened. They come and go with the one kind that is not pinned.
+        """
+        self._followers.append((ids.ravel(), [other.ravel() for other in among], site))
+
     def pin(self, ids: Ids, reason: str, module: str) -> None:
         """None of these channels may come or go, nor may any that is bound to them."""
         flat = self._in_tensors(ids)
@@ -124,6 +131,7 @@ class Relations:
         same = sets.labels()[: self._slots]
         self._unite(sets, self._bundles)
         self._settle_shares(sets)
+        self._settle_followers(sets)
         units = sets.labels()[: self._slots]
         self._pin_dead_ends(units)
         return Settled(
@@ -146,6 +154,22 @@ class Relations:
                 bundles.append((few, many[:, 0], site))
                 bundles.append((np.repeat(many[:, :1], many.shape[1], axis=1).ravel(), many.ravel(), site))
         self._unite(sets, bundles)
+
+    def _settle_followers(self, sets: UnionFind) -> None:
+        if not self._followers:
+            return
+        units = sets.labels()
+        pinned = np.zeros(len(units), dtype=bool)
+        for parts in self._pins.values():
+            pinned[units[_known(parts)]] = True
+        for ids, among, site in self._followers:
+            free = [other for other in among if not pinned[units[other]].all()]
+            if len(free) == 1:
+                self._unite(sets, [(ids, free[0], site)])
+                continue
+            reason = "is measured along several dimensions at once by" if free else "measures what stays in"
+            for each in (ids, *free):
+                self.pin(each, f"{reason} {site.op}", site.module)
 
     def _unite(self, sets: UnionFind, edges: list[tuple[Ids, Ids, Site]]) -> None:
         if not edges:

@@ -36,6 +36,8 @@ class Rule:
 
 SUMS = frozenset((torch.ops.aten.add, torch.ops.aten.add_, torch.ops.aten.sub, torch.ops.aten.sub_))
 """What is added to channels makes them."""
+VECTOR_PRODUCTS = frozenset((torch.ops.aten.mv, torch.ops.aten.dot, torch.ops.aten.vdot))
+"""A weight is measured by its products with vectors in buffers; see ``estimate_rules``."""
 
 _RULES: dict[OpOverloadPacket, Rule] = {}
 _ELEMENTWISE: list[Rule] = []
@@ -70,7 +72,8 @@ def elementwise(follow: Follow) -> Follow:
 class Known:
     """What is known of one operator overload; ``rule`` is None when nothing is.
 
-    ``follows_tables``: it moves or adds what a buffer holds, so that more zeros in the buffer would do no harm.
+    ``follows_tables``: it moves or adds what a buffer holds, or measures a weight by it, so that more zeros in the
+    buffer would do no harm.
     """
 
     rule: Rule | None
@@ -83,12 +86,12 @@ class Known:
 @cache
 def known(func: OpOverload) -> Known:
     pointwise = _is_pointwise(func)
-    found = _RULES.get(func.overloadpacket) or (_ELEMENTWISE[0] if pointwise else None)
+    own = _RULES.get(func.overloadpacket)
+    found = own or (_ELEMENTWISE[0] if pointwise else None)
     return Known(
         rule=found,
         preserves=pointwise or (found is not None and found.preserves),
-        follows_tables=func.overloadpacket in SUMS
-        or (found is not None and found.preserves and not pointwise),
+        follows_tables=func.overloadpacket in SUMS | VECTOR_PRODUCTS or (own is not None and own.preserves),
         name=str(func.overloadpacket),
         mutates=bool(func._schema.is_mutable),
     )

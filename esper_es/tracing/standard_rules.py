@@ -5,6 +5,7 @@ from __future__ import annotations
 from esper_es.tracing import (
     contraction_rules,
     elementwise_rules,
+    estimate_rules,
     joining_rules,
     lookup_rules,
     movement_rules,
@@ -17,6 +18,7 @@ from esper_es.tracing import (
 __all__ = [
     "contraction_rules",
     "elementwise_rules",
+    "estimate_rules",
     "joining_rules",
     "lookup_rules",
     "movement_rules",

@@ -195,7 +195,6 @@ def test_what_is_taken_away_leaves_a_model_that_lives_on(
         ("nested-dicts", "inner", remove, "side_output"),
         ("parameter-lists", "weights", insert, "not_executed"),
         ("in-place", "enter", widen, "pinned"),
-        ("spectral-norm", "middle", narrow, "pinned"),
         ("orthogonal", "middle", narrow, "pinned"),
         ("views", "middle", narrow, "pinned"),
     ],
@@ -213,6 +212,8 @@ def test_what_cannot_be_right_is_refused_by_name(
     [
         ("in-place", "middle", widen), ("custom-function", "enter", insert), ("weight-norm", "middle", widen),
         ("spectral-norm", "middle", insert_beside), ("spectral-norm-hook", "middle", insert_beside),
+        ("spectral-norm", "middle", narrow), ("spectral-norm-hook", "middle", narrow),
+        ("spectral-norm", "middle", widen), ("spectral-norm-hook", "middle", widen),
         ("parameter-lists", "enter", widen), ("two-shapes", "shared", widen), ("two-shapes", "shared", insert),
         ("nested-dicts", "inner", insert), ("nested-dicts", "inner", skip), ("nested-dicts", "inner.layer", widen),
         ("dynamic-attributes", "layers.middle", insert), ("every-attribute", "enter", insert),

@@ -116,3 +116,53 @@ def test_a_buffer_of_which_anything_else_is_made_fixes_what_it_meets(
 ) -> None:
     pins = table_group(use).pins
     assert {pin.reason.rpartition(" ")[0] for pin in pins} == {"meets a tensor without channels in"}
+
+
+class Measured(nn.Module):
+    """Divides the weight of a convolution by what a vector in a buffer makes of it."""
+
+    vector: Tensor
+
+    def __init__(self, kernel_first: bool) -> None:
+        super().__init__()
+        self.before, self.weight = nn.Conv2d(3, 6, 1), nn.Parameter(torch.randn(4, 6, 3, 3))
+        self.after = nn.Conv2d(4, 2, 1)
+        self.order = (0, 2, 3, 1) if kernel_first else (0, 1, 2, 3)
+        self.register_buffer("vector", torch.randn(54))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = torch.mv(self.weight.permute(self.order).flatten(1), self.vector).sum()
+        return self.after(F.conv2d(self.before(x), self.weight / size))
+
+
+@pytest.mark.parametrize(
+    ("kernel_first", "expected"),
+    [(False, [unit for unit in range(6) for _ in range(9)]), (True, list(range(6)) * 9)],
+)
+def test_a_vector_that_measures_a_weight_follows_its_channels_past_the_places_of_the_kernel(
+    kernel_first: bool, expected: list[int]
+) -> None:
+    member = (
+        trace(Measured(kernel_first), example(torch.randn(2, 3, 5, 5))).group_of("before").member("vector", 0)
+    )
+    assert member is not None
+    assert member.positions.tolist() == expected
+
+
+class Combined(nn.Module):
+    """Products of a buffer and an activation, which nobody could lengthen by entries that learn."""
+
+    vector: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Linear(3, 6)
+        self.register_buffer("vector", torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mv(self.before(x), self.vector)
+
+
+def test_a_vector_that_reads_activations_is_one_of_which_nothing_is_known() -> None:
+    group = trace(Combined(), example(torch.randn(4, 3))).group_of("before")
+    assert [pin.reason for pin in group.pins] == ["meets a tensor without channels in aten.mv"]
