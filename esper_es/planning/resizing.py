@@ -8,7 +8,7 @@ import numpy as np
 from attrs import frozen
 
 from esper_es.domain.errors import Refused
-from esper_es.domain.index_map import IndexMap
+from esper_es.domain.index_map import NEW, IndexMap
 from esper_es.tracing import Growth, Member, Refusal, WidthGroup, group_growth, group_selection
 from esper_es.tracing.union_find import Ids
 
@@ -41,6 +41,13 @@ class Resizing:
     @property
     def new_size(self) -> int:
         return len(self.gather)
+
+    @property
+    def taken(self) -> IndexMap:
+        """The gather map, by which what is the same for all channels is the same for new ones too."""
+        if self.member.role != "repeated":
+            return self.gather
+        return IndexMap.of(0 if index == NEW else index for index in self.gather)
 
     @property
     def standing(self) -> Ids:

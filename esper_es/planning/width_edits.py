@@ -50,7 +50,7 @@ class _Working:
         done, tensor = self.known.get(name) or (0, tensor_at(self.root, name).detach().cpu())
         steps = self.steps.get(name, [])
         for resizing, new in steps[done:]:
-            tensor = gathered(tensor, resizing.member.dim, resizing.gather, new)
+            tensor = gathered(tensor, resizing.member.dim, resizing.taken, new)
         self.known[name] = (len(steps), tensor)
         return tensor
 
@@ -66,7 +66,7 @@ def filled(scene: Scene, resizings: Sequence[Resizing], filling_of: Callable[[Re
     for number, resizing in enumerate(resizings):
         member = resizing.member
         fill, new = None, None
-        if resizing.gather.added:
+        if resizing.taken.added:
             shape = working.shape(member.tensor)
             seed = scene.seed(f"{number}/{member.tensor}/{member.dim}")
             slot = Slot(resizing, shape, seed, partial(working.tensor, member.tensor))
@@ -78,7 +78,7 @@ def filled(scene: Scene, resizings: Sequence[Resizing], filling_of: Callable[[Re
             else:
                 fill, new = _stored(fill, new, slice_shape, dtype, tensors)
         working.resize(resizing, new)
-        edits.append(ResizeTensor(member.tensor, member.dim, resizing.gather, fill))
+        edits.append(ResizeTensor(member.tensor, member.dim, resizing.taken, fill))
     by_filling: dict[int, tuple[Filling, list[Resizing]]] = {}
     for resizing in resizings:
         filling = filling_of(resizing)

@@ -50,7 +50,7 @@ def tried_blank(
     Raises:
         UsageError: if an attribute can't be set like this, or the look says so.
     """
-    resized = [ResizeTensor(r.member.tensor, r.member.dim, r.gather, None) for r in resizings]
+    resized = [ResizeTensor(r.member.tensor, r.member.dim, r.taken, None) for r in resizings]
     journal = Journal()
     try:
         apply_edits(Live(shadow), [*resized, *attributes], Blank(), journal)

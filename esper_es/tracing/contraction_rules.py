@@ -109,12 +109,12 @@ def convolution(op: Operation) -> None:
     x, weight, groups = op.arg("input"), op.arg("weight"), op.arg("groups")
     space = [f"space {i}" for i in range(x.ndim - 2)]
     kernel = [f"kernel {i}" for i in range(x.ndim - 2)]
-    bias = None if op.arg("bias") is None else operand(op, op.arg("bias"), ["out"])
+    bias = None if op.arg("bias") is None else untabled(op, op.arg("bias"), ["out"])
     if groups > 1:
         op.carry(op.result, _grouped(op, groups, space, kernel, bias))
     else:
         filters = ("in", "out") if op.arg("transposed") else ("out", "in")
-        operands = [operand(op, x, ["batch", "in", *space]), operand(op, weight, [*filters, *kernel])]
+        operands = [untabled(op, x, ["batch", "in", *space]), untabled(op, weight, [*filters, *kernel])]
         op.carry(op.result, contract(op, operands, ["batch", "out"], bias))
 
 
@@ -125,17 +125,20 @@ def _grouped(
 
     How many channels one group has is fixed, so the weight's other dimension is pinned, and all of it is where
     the input has no channels that could come and go. With one channel and one filter per group (depthwise)
-    input and output are the same channel.
+    input and output are the same channel. A filter in a buffer that is the same for all channels goes with them.
     """
     weight, transposed = op.arg("weight"), op.arg("transposed")
     inner = 1
-    for shadow in op.shadows(weight):
+    repeated = _is_repeated(op, weight, groups)
+    w = (operand if repeated else untabled)(op, weight, ["out", "in", *kernel])
+    for shadow in w.shadows:
         if shadow.dims == (inner,):
             op.pin(shadow.ids, "counts the channels of one group of")
             op.play(shadow.ids, "producer" if transposed else "consumer")
+        elif repeated and shadow.dims == (0,):
+            op.play(shadow.ids, "repeated")
     filters = ["group", "in", "out"] if transposed else ["group", "out", "in"]
-    x = operand(op, op.arg("input"), ["batch", "in", *space])
-    w = operand(op, weight, ["out", "in", *kernel])
+    x = untabled(op, op.arg("input"), ["batch", "in", *space])
     per_group = [shadow for shadow in w.shadows if shadow.dims != (inner,)]
     if not any(1 in shadow.dims for shadow in x.shadows):
         for shadow in per_group:
@@ -153,6 +156,12 @@ def _grouped(
     return [joined_dims(shadow, 1, (groups, out_channels // groups)) for shadow in result]
 
 
+def _is_repeated(op: Operation, weight: torch.Tensor, groups: int) -> bool:
+    """Whether a buffer holds one filter for each channel, the same for all."""
+    alone = weight.shape[1] == 1 and weight.shape[0] == groups
+    return alone and op.origin(weight) is Origin.TABLE and bool((weight == weight[:1]).all())
+
+
 def _split(
     whole: Operand, dim: int, parts: int, labels: Sequence[Label], shadows: Iterable[Shadow]
 ) -> Operand:
@@ -164,6 +173,12 @@ def _split(
         tuple(split_dim(shadow, dim, parts) for shadow in shadows),
         whole.origin,
     )
+
+
+def untabled(op: Operation, tensor: torch.Tensor, labels: Sequence[Label]) -> Operand:
+    """An operand; one in a buffer as something of which nothing is known."""
+    found = operand(op, tensor, labels)
+    return found._replace(shadows=(), origin=Origin.CONSTANT) if found.origin is Origin.TABLE else found
 
 
 def contract(

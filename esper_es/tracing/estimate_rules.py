@@ -6,13 +6,10 @@ number ``u W v``. Their entries belong to the weight's channels; entries of zero
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from esper_es.tracing.carry import Origin
-from esper_es.tracing.contraction_rules import contract
-from esper_es.tracing.meeting import Label, Operand, operand
+from esper_es.tracing.contraction_rules import contract, untabled
 from esper_es.tracing.operation import Operation
 from esper_es.tracing.rule_table import rule
 from esper_es.tracing.shadow import Shadow
@@ -28,7 +25,7 @@ def mv(op: Operation) -> None:
     if op.origin(matrix) is Origin.WEIGHT and op.origin(vector) is Origin.TABLE:
         op.carry(op.result, _measured(op, matrix, vector))
     else:
-        met = [_without_table(op, matrix, "mk"), _without_table(op, vector, "k")]
+        met = [untabled(op, matrix, "mk"), untabled(op, vector, "k")]
         op.carry(op.result, contract(op, met, "m"))
 
 
@@ -39,7 +36,7 @@ def dot(op: Operation) -> None:
         weight, vector = (left, right) if op.origin(left) is Origin.WEIGHT else (right, left)
         op.carry(op.result, _measured(op, weight, vector))
     else:
-        met = [_without_table(op, left, "k"), _without_table(op, right, "k")]
+        met = [untabled(op, left, "k"), untabled(op, right, "k")]
         op.carry(op.result, contract(op, met, ""))
 
 
@@ -53,11 +50,3 @@ def _measured(op: Operation, weight: torch.Tensor, vector: torch.Tensor) -> list
         op.play(shadow.ids, "statistic")
     others = [(s, [dim for dim in s.dims if dim != last]) for s in shadows if s.dims != (last,)]
     return [Shadow(tuple(rest), op.collapse(shadow, rest)) for shadow, rest in others]
-
-
-def _without_table(op: Operation, tensor: torch.Tensor, labels: Sequence[Label]) -> Operand:
-    """An operand; of a buffer nothing is known here."""
-    found = operand(op, tensor, labels)
-    if found.origin is not Origin.TABLE:
-        return found
-    return found._replace(shadows=(), origin=Origin.CONSTANT)

@@ -36,8 +36,8 @@ class Rule:
 
 SUMS = frozenset((torch.ops.aten.add, torch.ops.aten.add_, torch.ops.aten.sub, torch.ops.aten.sub_))
 """What is added to channels makes them."""
-VECTOR_PRODUCTS = frozenset((torch.ops.aten.mv, torch.ops.aten.dot, torch.ops.aten.vdot))
-"""A weight is measured by its products with vectors in buffers; see ``estimate_rules``."""
+OF_THEIR_OWN = frozenset(getattr(torch.ops.aten, name) for name in ("mv", "dot", "vdot", "convolution"))
+"""Their rules look at buffers themselves: at vectors that measure a weight, at one filter for all channels."""
 
 _RULES: dict[OpOverloadPacket, Rule] = {}
 _ELEMENTWISE: list[Rule] = []
@@ -72,8 +72,8 @@ def elementwise(follow: Follow) -> Follow:
 class Known:
     """What is known of one operator overload; ``rule`` is None when nothing is.
 
-    ``follows_tables``: it moves or adds what a buffer holds, or measures a weight by it, so that more zeros in the
-    buffer would do no harm.
+    ``follows_tables``: it moves or adds what a buffer holds, so that more zeros in the buffer would do no harm, or its
+    rule knows when they would not.
     """
 
     rule: Rule | None
@@ -91,7 +91,7 @@ def known(func: OpOverload) -> Known:
     return Known(
         rule=found,
         preserves=pointwise or (found is not None and found.preserves),
-        follows_tables=func.overloadpacket in SUMS | VECTOR_PRODUCTS or (own is not None and own.preserves),
+        follows_tables=func.overloadpacket in SUMS | OF_THEIR_OWN or (own is not None and own.preserves),
         name=str(func.overloadpacket),
         mutates=bool(func._schema.is_mutable),
     )

@@ -166,3 +166,30 @@ class Combined(nn.Module):
 def test_a_vector_that_reads_activations_is_one_of_which_nothing_is_known() -> None:
     group = trace(Combined(), example(torch.randn(4, 3))).group_of("before")
     assert [pin.reason for pin in group.pins] == ["meets a tensor without channels in aten.mv"]
+
+
+class Blurred(nn.Module):
+    """Blurs each channel by itself, by filters in a buffer."""
+
+    filters: Tensor
+
+    def __init__(self, filters: Tensor) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        return self.after(F.conv2d(x, self.filters, groups=x.shape[1]))
+
+
+def test_one_filter_for_all_channels_goes_with_them() -> None:
+    model = Blurred(torch.rand(1, 1, 3, 3).repeat(6, 1, 1, 1))
+    member = trace(model, example(torch.randn(2, 3, 5, 5))).group_of("before").member("filters", 0)
+    assert member is not None
+    assert member.role == "repeated"
+
+
+def test_filters_of_their_own_stay_with_their_channels() -> None:
+    group = trace(Blurred(torch.rand(6, 1, 3, 3)), example(torch.randn(2, 3, 5, 5))).group_of("before")
+    assert [pin.reason for pin in group.pins] == ["meets a tensor without channels in aten.convolution"]
