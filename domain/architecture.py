@@ -28,6 +28,10 @@ DTYPE_BYTES: Mapping[str, int] = {
 }
 
 
+TRANSIENT = "transient"
+"""Role of a buffer that is left out of ``state_dict``."""
+
+
 @frozen
 class TensorSpec:
     """Shape and dtype of one tensor of a module.
@@ -180,6 +184,32 @@ class Architecture:
     def descendants(self, path: str) -> tuple[str, ...]:
         """Return ``path`` and every module path below it."""
         return tuple(name for name in self.nodes if relative_path(name, path) is not None)
+
+    def fits(self, other: Architecture) -> bool:
+        """Say whether two models are of one architecture: but for what a forward pass keeps in buffers outside the
+        state dict, which it makes, or sizes by what comes in, as it likes."""
+        if self == other or self.fingerprint == other.fingerprint:
+            return True
+        return self.with_transients(other.transients).fingerprint == other.fingerprint
+
+    @property
+    def transients(self) -> dict[str, TensorSpec]:
+        """The buffers outside the state dict, by name."""
+        return {name: spec for name, spec in self.tensors() if spec.role == TRANSIENT}
+
+    def with_transients(self, specs: Mapping[str, TensorSpec]) -> Architecture:
+        """Return the architecture with these buffers outside the state dict, and no others."""
+        tensors = {
+            path: {name: spec for name, spec in node.tensors.items() if spec.role != TRANSIENT}
+            for path, node in self.nodes.items()
+        }
+        for name, spec in specs.items():
+            path, local = split_path(name)
+            if path in tensors:
+                tensors[path][local] = spec
+        return evolve(
+            self, nodes={path: evolve(node, tensors=tensors[path]) for path, node in self.nodes.items()}
+        )
 
     def with_node(self, path: str, node: ModuleNode) -> Architecture:
         return evolve(self, nodes={**self.nodes, path: node})

@@ -269,8 +269,8 @@ def _fall_back(session: Session, cause: Cause, fresh: Collection[str]) -> Rolled
 
 
 def _require_kin(live: Live, state: ModelState) -> None:
-    found = describe(live.module).fingerprint
-    if found in (state.base.architecture.fingerprint, state.architecture.fingerprint):
+    found = describe(live.module)
+    if found.fits(state.base.architecture) or found.fits(state.architecture):
         return
     raise UsageError(
         f"the log knows a model {state.name!r}, and this one has another architecture: it is neither its base model "

@@ -54,7 +54,7 @@ def check_followers(session: Session) -> None:
     """
     for follower in session.live.followers:
         found, wanted = describe(follower.module), session.state.architecture
-        if found.fingerprint != wanted.fingerprint:
+        if not found.fits(wanted):
             raise UsageError(
                 f"an average that follows the model was changed by itself: {_difference(found, wanted)}; "
                 "run.unfollow(...) it, or make it anew"
@@ -67,7 +67,7 @@ def _copy_in(average: nn.Module, architecture: Architecture) -> nn.Module:
     candidates = [average, *([child] if child is not None else [])]
     found = [describe(candidate) for candidate in candidates]
     for candidate, described in zip(candidates, found, strict=True):
-        if described.fingerprint == architecture.fingerprint:
+        if described.fits(architecture):
             return candidate
     raise UsageError(
         f"what follows must have the structure of the model, and this has another: "

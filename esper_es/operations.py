@@ -133,7 +133,7 @@ def check_structure(session: Session) -> None:
         UsageError: otherwise, naming modules that differ.
     """
     known, found = session.state.architecture, describe(session.live.module)
-    if found == known or found.fingerprint == known.fingerprint:
+    if found.fits(known):
         return
     if (reason := in_the_way(session.live.module)) is not None:
         raise UsageError(reason)

@@ -121,7 +121,7 @@ def _try_edits(shadow: nn.Module, plan: Plan, after: Architecture) -> None:
     except (KeyError, ValueError, RuntimeError) as error:
         raise Refused(f"the planned edits do not fit the model: {error}", "edits") from error
     found = describe(shadow)
-    if found != after and found.fingerprint != after.fingerprint:
+    if not found.fits(after):
         raise Refused(
             "the planned edits would make another architecture of the model than the log would tell of",
             "edits",

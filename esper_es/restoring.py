@@ -158,7 +158,7 @@ def _capture_of_left_state(session: Session) -> StateCaptured | None:
     if not session.state.capture_policy.before_structural_change:
         return None
     strangers = holds_strangers(session.live)
-    if strangers or describe(session.live.module).fingerprint != session.state.architecture.fingerprint:
+    if strangers or not describe(session.live.module).fits(session.state.architecture):
         logger.warning(
             "model %r was changed outside of its run; the state left by this rollback is not captured",
             session.state.name,

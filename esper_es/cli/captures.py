@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from attrs import define, field
 
 from esper_es.capture import LoadedCapture
+from esper_es.domain.architecture import TRANSIENT, TensorSpec
+from esper_es.domain.canonical import Json
 from esper_es.domain.errors import EsperError, IntegrityFailure
 from esper_es.domain.state import CapturePoint, ModelState
 from esper_es.fingerprints import fingerprint_of_capture
@@ -52,11 +54,12 @@ class CaptureReader:
                 f"the capture of version {point.version} holds the model {recomputed}, the log says "
                 f"{point.model_fingerprint}"
             )
-        expected = state.restorable[point.version].lineage.architecture.fingerprint
-        if architecture != expected:
+        expected = state.restorable[point.version].lineage.architecture
+        held = expected.with_transients(_transients(capture.document["module"]))
+        if architecture not in (expected.fingerprint, held.fingerprint):
             yield IntegrityFailure(
                 f"the capture of version {point.version} holds the architecture {architecture}, the log says "
-                f"{expected}"
+                f"{expected.fingerprint}"
             )
 
     def problem(self, digest: str) -> EsperError | None:
@@ -71,3 +74,12 @@ class CaptureReader:
             else:
                 self.digests.add(digest)
         return self._broken.get(digest)
+
+
+def _transients(properties: Mapping[str, Json]) -> dict[str, TensorSpec]:
+    """The buffers outside the state dict that a capture holds."""
+    return {
+        name: TensorSpec(tuple(each["shape"]), each["dtype"], TRANSIENT)
+        for name, each in properties.items()
+        if each["role"] == TRANSIENT
+    }

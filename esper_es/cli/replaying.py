@@ -88,9 +88,10 @@ def rebuild(source: Reading, name: str | None, version: int | None, *, imported:
 def compare(rebuilt: Rebuilt) -> Comparison:
     """Compare a rebuilt module with what the log recorded of the version."""
     found = fingerprint(rebuilt.module) if rebuilt.report.exact and rebuilt.recorded else None
+    recorded, described = rebuilt.state.architecture, describe(rebuilt.module)
     return Comparison(
-        architecture=rebuilt.state.architecture.fingerprint,
-        architecture_found=describe(rebuilt.module).fingerprint,
+        architecture=recorded.fingerprint,
+        architecture_found=(recorded if described.fits(recorded) else described).fingerprint,
         model_found=found,
         differing=tuple(v for v, recorded in rebuilt.recorded.items() if found not in (None, recorded)),
     )

@@ -10,6 +10,7 @@ from attrs import frozen
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from esper_es.domain.architecture import TRANSIENT
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.names import named_tensors
 
@@ -42,7 +43,9 @@ class Follower:
     def restart(self, module: nn.Module, journal: Journal) -> None:
         """Begin the average anew, from a module of the same structure."""
         mine = {name: tensor for name, tensor, _ in named_tensors(self.module)}
-        for name, tensor, _ in named_tensors(module):
+        for name, tensor, role in named_tensors(module):
+            if name not in mine and role == TRANSIENT:
+                continue
             journal.set_storage(mine[name], tensor.detach().clone().to(mine[name].device))
         if isinstance(self.average, AveragedModel):
             journal.set_storage(self.average.n_averaged, torch.zeros_like(self.average.n_averaged))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from esper_es.domain.architecture import join_path, split_path
+from esper_es.domain.architecture import TRANSIENT, join_path, split_path
 
 DTYPES: Mapping[str, torch.dtype] = {
     str(dtype).removeprefix("torch."): dtype
@@ -64,7 +64,7 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor, str]]:
     for name, buffer in module._buffers.items():
         if buffer is not None:
             transient = name in module._non_persistent_buffers_set
-            yield name, buffer, "transient" if transient else "buffer"
+            yield name, buffer, TRANSIENT if transient else "buffer"
 
 
 def named_tensors(root: nn.Module) -> Iterator[tuple[str, torch.Tensor, str]]:

@@ -31,7 +31,7 @@ def base_module(base: BaseModel, seed: int = 0) -> nn.Module:
     module = seeded(seed, lambda: built_by(name, arguments))
     take_dtypes(module, base.architecture)
     found = describe(module)
-    if found.fingerprint != base.architecture.fingerprint:
+    if not found.fits(base.architecture):
         differing = sorted(
             path or "(root)"
             for path in {*found.nodes, *base.architecture.nodes}

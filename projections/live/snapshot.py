@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from attrs import frozen
+from torch import nn
 from torch.optim import Optimizer
 
+from esper_es.domain.architecture import TRANSIENT, split_path
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import IntegrityFailure, UsageError
 from esper_es.projections.live.describe import describe
@@ -167,6 +170,7 @@ def put_back_module(
 ) -> None:
     """Restore the module alone: parameters, buffers, ``requires_grad`` and training flags."""
     properties = document["module"]
+    _make_room(live.module, properties, journal)
     present = {name: value for name, value, _ in named_tensors(live.module)}
     if set(present) != set(properties):
         odd = sorted(set(present) ^ set(properties))[:5]
@@ -184,6 +188,20 @@ def put_back_module(
         if isinstance(module, SeedSlot):
             journal.set_attribute(module, "_mixes", module._mixes)
             module.update_route()
+
+
+def _make_room(root: nn.Module, properties: Mapping[str, Any], journal: Journal) -> None:
+    """Give modules the buffers outside the state dict that a forward pass had made before the capture."""
+    owners = dict(root.named_modules())
+    for name, each in properties.items():
+        path, local = split_path(name)
+        owner = owners.get(path)
+        if each["role"] != TRANSIENT or owner is None or owner._buffers.get(local) is not None:
+            continue
+        journal.set_item(owner._buffers, local, torch.empty(0))
+        if local not in owner._non_persistent_buffers_set:
+            owner._non_persistent_buffers_set.add(local)
+            journal.record(partial(owner._non_persistent_buffers_set.discard, local))
 
 
 def _put_back_optimizer(

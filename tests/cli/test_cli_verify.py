@@ -10,10 +10,12 @@ from pathlib import Path
 
 import orjson
 import pytest
+import torch
 from program_runs import Answer, Program
 from recorded_history import record_pair
+from torch import nn
 
-from esper_es import Engine
+from esper_es import Engine, blueprint
 from esper_es.ledger.chain import link_hash
 
 
@@ -271,3 +273,34 @@ def test_heads_that_cannot_be_read_are_misuse(directory: Path, esper: Program, c
 def test_a_writer_at_work_does_no_harm(directory: Path, esper: Program) -> None:
     with Engine("sqlite:///runs.db"):
         assert esper("verify").code == 0
+
+
+class Kept(nn.Module):
+    """Computes its positions when it first runs, and keeps them outside the state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("places", torch.zeros(1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.places = torch.arange(float(x.shape[1]))
+        y: torch.Tensor = self.layer(x + self.places[:, None])
+        return y
+
+
+@pytest.fixture
+def kept(empty_directory: Path) -> None:
+    """A log of such a model, captured after it ran."""
+    blueprint("tests/cli/kept")(Kept)
+    model, x = Kept(), torch.randn(2, 3, 4)
+    with Engine("sqlite:///runs.db", vault="runs.vault") as engine:
+        run = engine.attach(model, "model", example_inputs=(x,), blueprint="tests/cli/kept")
+        model(x)
+        run.capture()
+
+
+@pytest.mark.parametrize("command", ["verify", "replay"])
+def test_what_a_forward_pass_kept_is_no_other_architecture(command: str, kept: None, esper: Program) -> None:
+    answer = esper(command)
+    assert answer.code == 0, answer.out
