@@ -148,7 +148,8 @@ class ModelSurgeon:
         Args:
             model: only for a surgeon without a run.
             layer_name: path of the layer.
-            new_width: size of the dimension afterwards, counted by ``unit``.
+            new_width: size of the dimension afterwards, counted by ``unit``. Where the outputs are cut into parts that
+                go different ways, new ones are like the last.
             initialization: of new entries. ``"function_preserving"``: incoming weights are drawn (He et al. 2015),
                 outgoing ones zero, so that the outputs stay bit for bit; under a LayerNorm or RMSNorm over the
                 channels by rescaling it (LEMON, Wang et al. 2023), up to rounding where the model allows it. Where

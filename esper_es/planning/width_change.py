@@ -190,8 +190,10 @@ def change_of(
 
     def resized(group: WidthGroup, units: int) -> tuple[tuple[Resizing, ...], tuple[int, ...] | None]:
         if units > group.units:
-            require_room_to_grow(scene.state, root, group, units)
-            return grown(group, units), None
+            kind = found.last_kind(group)
+            wider = kind.units + units - group.units
+            require_room_to_grow(scene.state, root, kind, wider)
+            return grown(kind, wider), None
         kept = tuple(most_important(root, group, units, importance))
         return shrunk(group, kept), kept
 

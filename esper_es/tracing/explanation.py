@@ -46,7 +46,7 @@ class Explanation:
         per_unit = f" of {group.unit_size} channels" if group.unit_size > 1 else ""
         lines = [f"{group.tensor} dim {group.dim}: {group.size} channels, {group.units} units{per_unit}"]
         if group.families > 1:
-            lines.append(f"  of {group.families} kinds: they cannot be grown as one")
+            lines.append(f"  of {group.families} kinds: new ones are like the last")
         width = max(len(member.tensor) for member in group.members)
         lines += [
             f"  {member.role:<9} {member.tensor:<{width}} dim {member.dim}  {_share(member)}"

@@ -48,7 +48,15 @@ class Grouping:
 
     def group(self, tensor: TracedTensor, dim: int) -> WidthGroup:
         """The group of all units in one dimension of one tensor."""
+        return self._group(tensor, dim, self._settled.units[self._index.slots(tensor, dim)])
+
+    def last_kind(self, tensor: TracedTensor, dim: int) -> WidthGroup:
+        """The group of those units in one dimension that are of the kind of the last one."""
         targets = self._settled.units[self._index.slots(tensor, dim)]
+        return self._group(tensor, dim, targets[self._signatures[targets] == self._signatures[targets[-1]]])
+
+    def _group(self, tensor: TracedTensor, dim: int, targets: Ids) -> WidthGroup:
+        """The group of the units in one dimension, named once for each of their indices, in order."""
         units, first = np.unique(targets, return_index=True)
         ordinals = np.empty(len(units), dtype=np.int64)
         ordinals[np.argsort(first, kind="stable")] = np.arange(len(units))

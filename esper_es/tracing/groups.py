@@ -58,7 +58,7 @@ class WidthGroup:
 
     A unit is the least that can be added or removed: one channel, one attention head, one group of a
     grouped convolution. ``size`` is the width of the target dimension and ``unit_size`` how many of its
-    indices one unit takes. Units that do not touch the same tensors equally often cannot be grown as one:
+    indices one unit takes. Units that do not touch the same tensors equally often are of several kinds:
     then ``unit_size`` is 0 if they differ in the target, and ``families`` counts the kinds of units. ``paired`` says
     that a product without weights is summed over the units, as over the states of a state space model.
     """

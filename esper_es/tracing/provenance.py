@@ -66,6 +66,14 @@ class Trace:
         """A number for each slot that only those share whose units touch the same tensors equally often."""
         return self._grouping.kinds(slots)
 
+    def last_kind(self, group: WidthGroup) -> WidthGroup:
+        """The group itself if its units are all alike; otherwise those that are like the last one of the dimension.
+
+        A layer whose outputs are cut into parts that go different ways has units of several kinds.
+        """
+        tensor = self.index.named(group.tensor)
+        return group if group.families == 1 or tensor is None else self._grouping.last_kind(tensor, group.dim)
+
     def explain(self, layer: str, dim: int | None = None) -> Explanation:
         """An account of a group: its members, its pins and why."""
         return Explanation(self.group_of(layer, dim))

@@ -1,0 +1,82 @@
+"""Layers whose outputs are cut into parts that go different ways: new units are like the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper_es import ModelSurgeon, SurgeryResult
+
+X = torch.randn(5, 3)
+
+
+class Parts(nn.Module):
+    """Two layers read one part each of what another one makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.left, self.right = nn.Linear(3, 6), nn.Linear(2, 2), nn.Linear(4, 2)
+        self.sizes = [2, 4]
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.parts(torch.relu(self.both(x)))
+        y: Tensor = self.left(left) + self.right(right)
+        return y
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        return y[:, :2], y[:, 2:]
+
+
+class Split(Parts):
+    """Counts the units of both parts."""
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        return y.split(self.sizes, 1)
+
+
+class Around(Parts):
+    """The part in the middle is one, what is left of it and right of it the other."""
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        return y[:, 2:4], torch.cat([y[:, :2], y[:, 4:]], 1)
+
+
+def widened(model: nn.Module, width: int) -> SurgeryResult:
+    return ModelSurgeon(example_inputs=(X,)).modify_layer_width(model, "both", width)
+
+
+@pytest.mark.parametrize("kind", [Parts, Split])
+@pytest.mark.parametrize("initialization", ["function_preserving", "net2wider", "gradmax"])
+def test_a_layer_of_several_kinds_of_units_keeps_its_function_when_it_grows(
+    kind: Callable[[], Parts], initialization: str
+) -> None:
+    model = kind()
+    before = model(X)
+    result = ModelSurgeon(example_inputs=(X,)).modify_layer_width(
+        model, "both", 9, initialization, loss=lambda copied: copied(X).square().sum()
+    )
+    assert result.success, result.error
+    torch.testing.assert_close(model(X), before)
+
+
+@pytest.mark.parametrize("kind", [Parts, Split])
+def test_new_units_are_like_the_last(kind: Callable[[], Parts]) -> None:
+    model = kind()
+    widened(model, 9)
+    assert (model.left.in_features, model.right.in_features) == (2, 7)
+
+
+def test_new_units_of_the_last_kind_learn() -> None:
+    model = Parts()
+    widened(model, 9)
+    torch.autograd.backward(model(torch.randn(50, 3)).square().sum())
+    gradient = model.right.weight.grad
+    assert gradient is not None
+    assert bool((gradient[:, 4:].abs().sum(0) > 0).all())
+
+
+def test_a_kind_that_stands_in_two_places_grows_in_neither() -> None:
+    assert not widened(Around(), 9).success
