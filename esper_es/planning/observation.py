@@ -113,6 +113,12 @@ class Observation:
             Refused: if the example inputs never ran it.
         """
         calls = self.calls_of(path)
+        if not calls and any(relative_path(call.path, path) for call in self.calls):
+            raise Refused(
+                f"{what} {path!r} is never called itself, only layers inside it are: it is a mere list of layers, or "
+                "the model calls its forward, so that nobody sees what it takes and returns; name a layer inside it",
+                "not_called",
+            )
         if not calls:
             raise Refused(
                 f"{what} {path!r} is never executed on the example inputs; {ADD_EXAMPLES}",

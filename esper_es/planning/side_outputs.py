@@ -42,7 +42,8 @@ def require_unmissed(scene: Scene, observation: Observation, path: str, standing
         entry = "".join(f"[{key!r}]" for key in location)
         taker = "the code around it" if reader is None else repr(reader)
         raise Refused(
-            f"layer {path!r} also returns {entry}, which {taker} takes; without the layer nobody would make it",
+            f"layer {path!r} also returns {entry}, which {taker} takes; without the layer nobody would make it; what "
+            "can go is a layer inside it that does not make this, or one behind it that only hands it on",
             "side_output",
         )
 

@@ -216,3 +216,24 @@ def test_calibration_that_the_model_does_not_run_on_is_said_to_be_so(
     run = attached(engine, NESTED_MLP)
     with pytest.raises(UsageError, match="calibration"):
         run.surgeon.remove_layer(layer_name="1", bridge_strategy="learned", calibration=calibration)
+
+
+class Around(nn.Module):
+    """Calls the forward of a block, not the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+        self.leave = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.leave(self.block.forward(x))
+        return y
+
+
+def test_a_block_of_which_only_the_forward_is_called_is_not_said_never_to_run(engine: Engine) -> None:
+    blueprint("tests/around")(Around)
+    run = engine.attach(Around(), "model", example_inputs=(torch.randn(3, 6),), blueprint="tests/around")
+    result = run.surgeon.remove_layer(layer_name="block")
+    assert result.check == "not_called"
+    assert "name a layer inside it" in str(result.error)
