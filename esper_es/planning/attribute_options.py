@@ -25,6 +25,8 @@ HEAD_TOTALS = frozenset(
     ("all_head_size", "inner_dim", "inner_size", "split_size", "attn_dim", "attention_dim", "qkv_dim")
 )
 HEAD_COUNTS = re.compile(r"(?:num_?|n_?)?(?:(?:attention_|attn_|kv_|key_value_|query_|q_)?heads?|groups)")
+CONFIG = "config"
+"""Attribute under which modules hold their settings."""
 STREAMS = frozenset(("hidden_size", "embed_dim", "d_model", "hidden_dim", "embedding_dim", "dim", "channels"))
 
 
@@ -81,10 +83,33 @@ def options(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Option, ...
             found.setdefault((changes is not None, cls, name, changed), []).append(
                 (False, SetAttribute(path, name, value))
             )
+    for path, config in configurations(root):
+        for count in sorted(everything):
+            for name, number, value in _replacements(config, count):
+                key = (False, type(config).__qualname__, name, f"{count.old}->{count.new} {number}")
+                edit = SetAttribute(path, f"{CONFIG}.{name}", value)
+                found.setdefault(key, []).append((False, edit))
     return tuple(
         Option(cls, name, all(sure for sure, _ in edits), near, _once_each(edit for _, edit in edits))
         for (near, cls, name, _), edits in found.items()
     )
+
+
+def configurations(root: nn.Module) -> Iterator[tuple[str, object]]:
+    """The objects in which modules keep their settings, each with the path of the first module that holds it.
+
+    Most are shared by all modules of a model; what a forward pass reads there holds for all of them.
+    """
+    seen: set[int] = set()
+    for path, module in root.named_modules():
+        config = module.__dict__.get(CONFIG)
+        if (
+            hasattr(config, "__dict__")
+            and not isinstance(config, nn.Module | type)
+            and id(config) not in seen
+        ):
+            seen.add(id(config))
+            yield path, config
 
 
 def _once_each(edits: Iterable[SetAttribute]) -> tuple[SetAttribute, ...]:
@@ -92,12 +117,12 @@ def _once_each(edits: Iterable[SetAttribute]) -> tuple[SetAttribute, ...]:
     return tuple({edit.path: edit for edit in edits}.values())
 
 
-def _replacements(module: nn.Module, count: _Count) -> Iterator[tuple[str, int, Json]]:
-    """Attributes of a module with the old value, and what they would be instead; numbered where in doubt.
+def _replacements(holder: object, count: _Count) -> Iterator[tuple[str, int, Json]]:
+    """Attributes of a module or its configuration with the old value, and what they would be; numbered where in doubt.
 
     A number of heads may be a multiple of the units: a unit of grouped queries has several.
     """
-    for name, value in module.__dict__.items():
+    for name, value in vars(holder).items():
         if name.startswith("_") or name == "training" or count.old == count.new:
             continue
         heads = count.units and HEAD_COUNTS.fullmatch(name) and type(value) is int and value % count.old == 0

@@ -7,48 +7,56 @@ from contextlib import contextmanager
 from typing import Any
 
 from attrs import field, frozen
-from torch import nn
+
+Place = tuple[str, str]
+"""Path of a module, and the name under which it holds an object; an empty one for the module itself."""
 
 
 @frozen
 class Uses:
-    """``(path, attribute)`` of what was read and written."""
+    """``(path, attribute)`` of what was read and written; attributes of an object that a module holds are dotted."""
 
     read: set[tuple[str, str]] = field(factory=set)
     written: set[tuple[str, str]] = field(factory=set)
 
 
 @contextmanager
-def watched_attributes(modules: Mapping[str, nn.Module]) -> Iterator[Uses]:
-    """Collect every use of an attribute of ``modules`` while it is open; values are put back afterwards.
+def watched_attributes(owners: Mapping[Place, Any]) -> Iterator[Uses]:
+    """Collect every use of an attribute of ``owners`` while it is open; values are put back afterwards.
 
     Their classes are swapped for subclasses meanwhile.
     """
     seen = Uses()
-    classes = {path: type(module) for path, module in modules.items()}
-    paths = {id(module): path for path, module in modules.items()}
-    watching: dict[type[nn.Module], type[nn.Module]] = {}
-    before = {path: dict(module.__dict__) for path, module in modules.items()}
+    classes = {place: type(owner) for place, owner in owners.items()}
+    places = {id(owner): place for place, owner in owners.items()}
+    watching: dict[type, type] = {}
+    before = {place: dict(vars(owner)) for place, owner in owners.items()}
     try:
-        for path, module in modules.items():
-            cls = classes[path]
+        for place, owner in owners.items():
+            cls = classes[place]
             if cls not in watching:
-                watching[cls] = _watching(cls, paths, seen)
-            module.__class__ = watching[cls]
+                watching[cls] = _watching(cls, places, seen)
+            owner.__class__ = watching[cls]
         yield seen
     finally:
-        for path, module in modules.items():
-            module.__class__ = classes[path]
-            module.__dict__.update(before[path])
+        for place, owner in owners.items():
+            object.__setattr__(owner, "__class__", classes[place])
+            vars(owner).update(before[place])
 
 
-def _watching(cls: type[nn.Module], paths: Mapping[int, str], seen: Uses) -> type[nn.Module]:
+def _watching(cls: Any, places: Mapping[int, Place], seen: Uses) -> type:
+    synonyms: Mapping[str, str] = getattr(cls, "attribute_map", {})
+
+    def at(owner: object, name: str) -> tuple[str, str]:
+        path, held = places.get(id(owner), ("", ""))
+        return (path, f"{held}.{synonyms.get(name, name)}") if held else (path, name)
+
     def read(self: Any, name: str) -> Any:
-        seen.read.add((paths.get(id(self), ""), name))
+        seen.read.add(at(self, name))
         return cls.__getattribute__(self, name)
 
     def write(self: Any, name: str, value: Any) -> None:
-        seen.written.add((paths.get(id(self), ""), name))
+        seen.written.add(at(self, name))
         cls.__setattr__(self, name, value)
 
     body = {"__getattribute__": read, "__setattr__": write, "__module__": cls.__module__}

@@ -10,7 +10,7 @@ from torch import nn
 
 from esper_es.domain.edits import SetAttribute
 from esper_es.domain.errors import Refused, UsageError
-from esper_es.planning.attribute_options import Option, options
+from esper_es.planning.attribute_options import CONFIG, Option, options
 from esper_es.planning.attribute_reads import Uses, watched_attributes
 from esper_es.planning.resizing import Resizing
 from esper_es.planning.width_trial import tried_blank
@@ -101,8 +101,12 @@ def _choices(found: Sequence[Option]) -> Iterator[tuple[Option, ...]]:
 
 
 def _uses(shadow: nn.Module, found: Sequence[Option], run: Callable[[], object]) -> Uses:
-    paths = {edit.path for option in found for edit in option.edits}
-    with watched_attributes({path: shadow.get_submodule(path) for path in sorted(paths)}) as uses:
+    places = {(edit.path, edit.name.rpartition(".")[0]) for option in found for edit in option.edits}
+    modules = {path: shadow.get_submodule(path) for path, _ in sorted(places)}
+    owners = {
+        place: getattr(modules[place[0]], CONFIG) if place[1] else modules[place[0]] for place in places
+    }
+    with watched_attributes(owners) as uses:
         run()
     return uses
 

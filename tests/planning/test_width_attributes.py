@@ -113,3 +113,56 @@ def test_narrowing_that_leaves_a_layer_no_channel_is_refused() -> None:
     surgeon = ModelSurgeon(example_inputs=(X,))
     result = surgeon.modify_layer_width(Partial(), "enter", 3, importance=last)
     assert "would be left without a channel" in str(result.error)
+
+
+class Settings:
+    """What all layers share."""
+
+    def __init__(self) -> None:
+        self.heads, self.widths = 3, [24, 8]
+
+
+class Attention(nn.Module):
+    """Cuts its heads by the settings."""
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__()
+        self.config = config
+        self.packed, self.project = nn.Linear(10, 36), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = self.packed(x).view(*x.shape[:2], 3, self.config.heads, 4).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*packed).transpose(1, 2)
+        y: Tensor = x + self.project(mixed.reshape(*x.shape[:2], -1))
+        return y
+
+
+class Configured(nn.Module):
+    """Two attentions, and a width that is asserted by the settings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Settings()
+        self.enter, self.leave = nn.Linear(5, 10), nn.Linear(8, 2)
+        self.first, self.second = Attention(self.config), Attention(self.config)
+        self.between = nn.Linear(10, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.between(self.second(self.first(self.enter(x))))
+        return self.leave(x.reshape(len(x), -1, self.config.widths[-1]))
+
+
+@pytest.mark.parametrize(("heads", "width"), [(4, 48), (2, 24)])
+def test_heads_that_shared_settings_count_change_in_all_layers_at_once(heads: int, width: int) -> None:
+    model = Configured()
+    surgeon = ModelSurgeon(example_inputs=(X,))
+    assert surgeon.modify_layer_width(model, "second.packed", heads, unit="units").success
+    assert (model.config.heads, model.first.packed.out_features) == (heads, width)
+
+
+def test_a_width_that_settings_hold_in_a_list_changes_there() -> None:
+    model = Configured()
+    before = model(X)
+    assert ModelSurgeon(example_inputs=(X,)).modify_layer_width(model, "between", 9).success
+    torch.testing.assert_close(model(X), before)
+    assert model.config.widths == [24, 9]
