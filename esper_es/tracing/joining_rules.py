@@ -24,6 +24,10 @@ def cat(op: Operation) -> None:
         return
     dim = op.arg("dim") % parts[0].ndim
     ndim = parts[0].ndim
+    if _are_blocks(op, parts, dim):
+        op.abreast([_sliced(op.shadows(part)[0], dim) for part in parts])
+        op.carry(op.result, _followed(op, parts, dim))
+        return
     labels: list[Label] = list(range(ndim))
     own: list[Label] = [f"part {number}" for number in range(len(parts))]
     operands = [
@@ -34,6 +38,19 @@ def cat(op: Operation) -> None:
     across = [shadow for shadow in met if max(shadow.dims) < ndim]
     along = _followed(op, parts, dim)
     op.carry(op.result, [*(s for s in across if not _covered(s, along)), *along])
+
+
+def _are_blocks(op: Operation, parts: Sequence[torch.Tensor], dim: int) -> bool:
+    """Whether every part holds channels along the joined dimension and along others, the same ones, at once: heads."""
+    covered = {tuple(shadow.dims for shadow in op.shadows(part)) for part in parts}
+    alone = len(covered) == 1 and len(parts) > 1
+    return alone and all(len(dims) == 1 and dim in dims[0] and len(dims[0]) > 1 for dims in covered)
+
+
+def _sliced(shadow: Shadow, dim: int) -> Ids:
+    """The ids of a shadow as ``(those of one slice, slices along a dimension)``."""
+    ids = np.moveaxis(shadow.ids, shadow.axis(dim), -1)
+    return ids.reshape(-1, ids.shape[-1])
 
 
 def _followed(op: Operation, parts: Sequence[torch.Tensor], dim: int) -> list[Shadow]:

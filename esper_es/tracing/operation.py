@@ -144,6 +144,10 @@ class Operation:
         """The entries of a buffer come and go with whichever of these channels, all along one dimension, may."""
         self._relations.follow(ids, among, self.site)
 
+    def abreast(self, parts: Sequence[Ids]) -> None:
+        """Slices of several tensors, ``part[:, i]`` is one of them, stand side by side: all are of one size."""
+        self._relations.abreast(parts, self.site)
+
     def pin(self, ids: Ids, reason: str) -> None:
         """Pin channels; a reason that ends in "in" or "by" is completed with the operator's name."""
         self._relations.pin(ids, f"{reason} {self.site.op}", self.site.module)

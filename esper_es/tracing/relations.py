@@ -54,6 +54,7 @@ class Relations:
         self._same: list[tuple[Ids, Ids, Site]] = []
         self._bundles: list[tuple[Ids, Ids, Site]] = []
         self._shares: list[tuple[Ids, Ids, Site]] = []
+        self._abreast: list[tuple[Sequence[Ids], Site]] = []
         self._followers: list[tuple[Ids, list[Ids], Site]] = []
         self._pins: dict[Cause, list[Ids]] = {}
         self._reductions: dict[Site, list[Ids]] = {}
@@ -94,6 +95,14 @@ class Relations:
         """
         self._shares.append((few, many, site))
 
+    def abreast(self, parts: Sequence[Ids], site: Site) -> None:
+        """Slices ``part[:, i]`` stand side by side, those of all parts.
+
+        Where every slice is of one unit (a head), slices come and go by themselves. Otherwise what stands at one place
+        of each slice comes and goes together.
+        """
+        self._abreast.append((parts, site))
+
     def follow(self, ids: Ids, among: Sequence[Ids], site: Site) -> None:
         """``ids``, of a buffer, lie along a dimension that channels of several kinds share: those of a convolution and
         the places of its kernel, flattened. They come and go with the one kind that is not pinned.
@@ -130,6 +139,7 @@ class Relations:
         self._unite(sets, self._same)
         same = sets.labels()[: self._slots]
         self._unite(sets, self._bundles)
+        self._settle_abreast(sets)
         self._settle_shares(sets)
         self._settle_followers(sets)
         units = sets.labels()[: self._slots]
@@ -154,6 +164,14 @@ class Relations:
                 bundles.append((few, many[:, 0], site))
                 bundles.append((np.repeat(many[:, :1], many.shape[1], axis=1).ravel(), many.ravel(), site))
         self._unite(sets, bundles)
+
+    def _settle_abreast(self, sets: UnionFind) -> None:
+        for parts, site in self._abreast:
+            units = sets.labels()
+            if any((part == NOBODY).any() or (units[part] != units[part[:1]]).any() for part in parts):
+                first = parts[0][:, :1]
+                every = np.concatenate(parts, axis=1)
+                self._unite(sets, [(np.broadcast_to(first, every.shape).ravel(), every.ravel(), site)])
 
     def _settle_followers(self, sets: UnionFind) -> None:
         if not self._followers:
