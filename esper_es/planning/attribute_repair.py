@@ -33,11 +33,13 @@ def changes_by_module(
     names = _names_by_tensor(root)
     found: dict[str, dict[LocalDim, SizeChange]] = {}
     for r in resizings:
-        change = SizeChange(r.old_size, r.new_size, r.group.units, r.units)
         for name in names[id(tensor_at(root, r.member.tensor))]:
             for path in _holders(name):
                 local = relative_path(name, path) or name
-                found.setdefault(path, {})[local, r.member.dim] = change
+                known = found.setdefault(path, {}).get((local, r.member.dim))
+                old = r.old_size if known is None else known.old
+                change = SizeChange(old, r.new_size, r.group.units, r.units)
+                found[path][local, r.member.dim] = change
                 if (derived := _derived(root, path, local, r)) is not None:
                     found[path][derived, r.member.dim] = change
     return found

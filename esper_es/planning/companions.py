@@ -39,13 +39,19 @@ class Family(NamedTuple):
     targets: tuple[Target, ...]
 
 
-def families(found: Trace, resizings: Sequence[Resizing]) -> tuple[Family, ...]:
-    """Return the groups that have a size that changes, without those that change already, by their units."""
+def families(found: Trace, resizings: Sequence[Resizing], *, beside: bool = False) -> tuple[Family, ...]:
+    """Return the groups that have a size that changes, without those that change already, by their units.
+
+    Args:
+        found: what feeds what.
+        resizings: what changes.
+        beside: whether groups may lie in one dimension side by side.
+    """
     sizes = sorted({size for r in resizings for size in _sizes(r)})
-    taken = {(r.member.tensor, r.member.dim) for r in resizings}
+    taken = {place for r in resizings for m in r.group.members for place in _places(m, beside)}
     known: dict[tuple[tuple[int, int, int], str], list[Target]] = {}
     for group in found.width_groups:
-        places = {(m.tensor, m.dim) for m in group.members}
+        places = {place for m in group.members for place in _places(m, beside)}
         fitting = next(_fitting(group, sizes), None)
         if not group.free or group.families > 1 or places & taken or fitting is None:
             continue
@@ -55,6 +61,11 @@ def families(found: Trace, resizings: Sequence[Resizing]) -> tuple[Family, ...]:
             targets.append(Target(group, new // step))
             taken |= places
     return tuple(Family(*size, tuple(targets)) for (size, _), targets in known.items())[:FAMILIES]
+
+
+def _places(member: Member, beside: bool) -> Iterator[tuple[str, int, int]]:
+    """What no other group may have, besides a dimension the first index in it."""
+    yield member.tensor, member.dim, int(np.argmax(member.positions >= 0)) if beside else 0
 
 
 def together(found: Sequence[Family]) -> Iterator[tuple[Target, ...]]:

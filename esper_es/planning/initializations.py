@@ -8,9 +8,9 @@ from functools import partial
 from attrs import frozen
 
 from esper_es.domain.edits import Edit, SetAttribute
-from esper_es.domain.errors import UsageError
+from esper_es.domain.errors import Refused, UsageError
 from esper_es.planning.gradmax import Loss, gradmax
-from esper_es.planning.resizing import Resizing
+from esper_es.planning.resizing import Resizing, are_apart
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_edits import Filled, filled
 from esper_es.planning.width_fills import Filling, OneSided, Silent, Split, Zeros
@@ -18,6 +18,9 @@ from esper_es.planning.width_streams import Stream
 from esper_es.planning.width_trial import difference, require_alive, tolerance
 
 INITIALIZATIONS = ("function_preserving", "kaiming", "xavier", "zeros", "net2wider", "gradmax")
+
+ALONE = ("zeros", "net2wider", "gradmax")
+"""They look at a whole dimension once it is changed."""
 
 
 @frozen(eq=False)
@@ -58,6 +61,12 @@ def initialized(
     """
     if not any(r.gather.added for r in resizings):
         return _narrowed(scene, resizings, attributes)
+    if name in ALONE and not are_apart(resizings):
+        raise Refused(
+            f"{name} is for layers of which each dimension changes for one reason; here, layers side by side in one "
+            "change together: choose function_preserving, kaiming or xavier",
+            "initialization",
+        )
     if name == "gradmax":
         return _plain(scene, resizings, gradmax(scene, resizings, loss), "largest gradient, outgoing zero")
     return _METHODS.get(name, _preserving)(scene, resizings, attributes)
@@ -150,7 +159,7 @@ def _candidates(scene: Scene, resizings: Sequence[Resizing]) -> Iterator[tuple[s
     yield "mean of the stream, norms rescaled, outgoing zero", Stream(root, mean=True, readers_drawn=False)
     yield "zeros in the stream, norms rescaled, outgoing zero", Stream(root, mean=False, readers_drawn=False)
     group = next(r.group for r in resizings if r.group.reduced_by)
-    if next(r.units for r in resizings if r.group is group) % group.units == 0:
+    if next(r.units for r in resizings if r.group is group) % group.units == 0 and are_apart(resizings):
         yield "all units split alike", Split(scene.seed("split"))
     yield "incoming drawn, outgoing zero", Silent()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from esper_es.domain.errors import Refused
 from esper_es.domain.index_map import NEW, IndexMap
-from esper_es.tracing import Growth, Member, Refusal, WidthGroup, group_growth, group_selection
+from esper_es.tracing import Growth, Member, Refusal, WidthGroup, group_growth, group_selection, growth
 from esper_es.tracing.union_find import Ids
 
 Dims = Mapping[tuple[str, int], IndexMap]
@@ -48,6 +48,27 @@ class Resizing:
         if self.member.role != "repeated":
             return self.gather
         return IndexMap.of(0 if index == NEW else index for index in self.gather)
+
+    def after(self, earlier: Sequence[int]) -> Resizing:
+        """Return what it is once the dimension was changed for another group: new entries there are outside of this.
+
+        Args:
+            earlier: old index of each index as it is then.
+
+        Raises:
+            Refused: if there is no one place for a new unit any more.
+        """
+        old = np.array(earlier)
+        inside = old != NEW
+        positions = np.where(inside, self.member.positions[np.maximum(old, 0)], NEW)
+        member = evolve(self.member, positions=positions)
+        if self.growth is None:
+            kept = np.flatnonzero(~inside | np.isin(old, list(self.gather)))
+            return evolve(self, member=member, gather=IndexMap.of(kept.tolist()))
+        again = growth(member, self.units - self.group.units)
+        if isinstance(again, Refusal):
+            raise Refused(again.reason, "pinned")
+        return evolve(self, member=member, gather=IndexMap.of(again.gather.tolist()), growth=again)
 
     @property
     def standing(self) -> Ids:
@@ -97,6 +118,34 @@ def shrunk(group: WidthGroup, kept: Iterable[int]) -> tuple[Resizing, ...]:
     return tuple(Resizing(m, IndexMap.of(ids.tolist()), None, group, len(kept)) for m, ids in outcome)
 
 
+def in_turn(resizings: Iterable[Resizing]) -> tuple[Resizing, ...]:
+    """Return resizings of which each is meant for the model as it is after those in front of it.
+
+    Several groups may lie side by side in one dimension: the heads of keys, and others of values, in packed rows.
+
+    Raises: as ``Resizing.after``.
+    """
+    known: list[Resizing] = []
+    there: dict[tuple[str, int], list[Resizing]] = {}
+    for resizing in resizings:
+        place = (resizing.member.tensor, resizing.member.dim)
+        earlier = there.setdefault(place, [])
+        turned = resizing.after(gathers(earlier)[place]) if earlier else resizing
+        earlier.append(turned)
+        known.append(turned)
+    return tuple(known)
+
+
+def are_apart(resizings: Sequence[Resizing]) -> bool:
+    """Say whether each changes a dimension of its own."""
+    return len({(r.member.tensor, r.member.dim) for r in resizings}) == len(resizings)
+
+
 def gathers(resizings: Iterable[Resizing]) -> dict[tuple[str, int], list[int]]:
-    """Return plain gather maps, as the proof takes them."""
-    return {(r.member.tensor, r.member.dim): list(r.gather) for r in resizings}
+    """Return plain gather maps from the model as it was, as the proof takes them."""
+    maps: dict[tuple[str, int], list[int]] = {}
+    for r in resizings:
+        place, gather = (r.member.tensor, r.member.dim), list(r.gather)
+        earlier = maps.get(place)
+        maps[place] = gather if earlier is None else [i if i == NEW else earlier[i] for i in gather]
+    return maps

@@ -16,7 +16,7 @@ from esper_es.planning.attribute_search import searched
 from esper_es.planning.capacity import require_room_to_grow
 from esper_es.planning.companions import Family, Target, families, together
 from esper_es.planning.observation import observe
-from esper_es.planning.resizing import Resizing, grown, shrunk
+from esper_es.planning.resizing import Resizing, grown, in_turn, shrunk
 from esper_es.planning.scene import Scene
 from esper_es.planning.unit_importance import Importance, most_important
 from esper_es.planning.width_proof import Proof, width_proof
@@ -64,11 +64,13 @@ def resolve(scene: Scene, found: Trace, target: Target, importance: Importance) 
             raise
         alone = refusal
     alike = families(found, first.resizings)
-    for others in together(alike):
-        wider = _together(scene, found, (target, *others), importance)
-        if wider is not None:
-            return _fewest(scene, found, target, alike, importance, wider)
-    _explain_step(scene, found, target, alike, importance)
+    beside = families(found, first.resizings, beside=True)
+    for tried in (alike, beside) if beside != alike else (alike,):
+        for others in together(tried):
+            wider = _together(scene, found, (target, *others), importance)
+            if wider is not None:
+                return _fewest(scene, found, target, tried, importance, wider)
+    _explain_step(scene, found, target, beside, importance)
     if isinstance(alone, Refused):
         raise alone
     return alone
@@ -151,7 +153,8 @@ def _possible(scene: Scene, found: Trace, target: Target, importance: Importance
     change = change_of(scene, found, (target,), importance)
     return any(
         _together(scene, found, (target, *others), importance) is not None
-        for others in together(families(found, change.resizings))
+        for beside in (False, True)
+        for others in together(families(found, change.resizings, beside=beside))
     )
 
 
@@ -205,5 +208,5 @@ def change_of(
             raise Refused(f"{why}, but: {error}", "coupled") from error
 
     changed = [resized(group, units) for group, units in targets]
-    first = tuple(resizing for resizings, _ in changed for resizing in resizings)
+    first = in_turn(resizing for resizings, _ in changed for resizing in resizings)
     return Change(coupled(root, first, resize), changed[0][1])

@@ -12,7 +12,7 @@ from esper_es.domain.edits import ScaleSlice
 from esper_es.domain.index_map import IndexMap
 from esper_es.effects import output_difference
 from esper_es.planning.observation import observe
-from esper_es.planning.resizing import Resizing, gathers
+from esper_es.planning.resizing import Resizing, are_apart, gathers
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_trial import tolerance, tried
 from esper_es.tracing import Trace, WidthGroup, claimed, misread, prove
@@ -32,7 +32,12 @@ def width_proof(scene: Scene, before: Trace, resizings: Sequence[Resizing]) -> P
     maps = gathers(resizings)
     alone = [r for r in resizings if r.growth is None and r.units == 1 and r.group.units > 1]
     masked = None
-    if alone and len(alone) == len(resizings) and not any(r.group.reduced_by for r in alone):
+    if (
+        alone
+        and len(alone) == len(resizings)
+        and are_apart(resizings)
+        and not any(r.group.reduced_by for r in alone)
+    ):
         masked = _masked_outputs(scene, alone)
     if any(r.group.whole for r in resizings):
         return _proof_of_several(scene, before, resizings)

@@ -16,12 +16,17 @@ Gone = Mapping[tuple[str, int], Sequence[int]]
 
 
 def gone(model: nn.Module, edits: Iterable[Edit]) -> Gone:
-    """Return what some edits take from a model."""
+    """Return what some edits take from a model; several may cut one dimension, one after another."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    left: dict[tuple[str, int], list[int]] = {}
+    for edit in edits:
+        if isinstance(edit, ResizeTensor):
+            place = (edit.tensor, edit.dim)
+            there = left.get(place, list(range(tensors[edit.tensor].shape[edit.dim])))
+            left[place] = [there[index] if index >= 0 else index for index in edit.gather]
     return {
-        (edit.tensor, edit.dim): sorted(set(range(tensors[edit.tensor].shape[edit.dim])) - set(edit.gather))
-        for edit in edits
-        if isinstance(edit, ResizeTensor)
+        (name, dim): sorted(set(range(tensors[name].shape[dim])) - set(kept))
+        for (name, dim), kept in left.items()
     }
 
 
