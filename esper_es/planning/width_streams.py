@@ -39,12 +39,18 @@ class Stream:
     readers_drawn: bool
 
     def fill(self, slot: Slot) -> Filled:
-        if {"producer", "table"} & set(slot.member.roles):
+        if {"producer", "table"} & set(slot.member.roles) or (self.mean and self._scales_a_branch(slot)):
             return self._produced(slot)
         fill = neutral(slot)
         if fill is None:
             fill = drawn(slot, "kaiming") if self.readers_drawn else Fill("zeros")
         return fill, None
+
+    def _scales_a_branch(self, slot: Slot) -> bool:
+        """Whether a tensor scales channels that no norm has mixed yet: the mean of a branch that enters the stream is
+        that of its rows, scaled alike."""
+        mixing = {reduction.module for reduction in slot.resizing.group.reduced_by}
+        return slot.member.role == "affine" and slot.member.module not in mixing
 
     def _produced(self, slot: Slot) -> Filled:
         if not self.mean:

@@ -79,3 +79,33 @@ def test_a_width_of_no_whole_heads_is_refused_with_the_nearest() -> None:
 def test_what_mixes_the_channels_of_all_that_changes_is_told() -> None:
     result = changed(Tower(), "blocks.1.qkv", 4, "units")
     assert "aten.native_layer_norm in blocks.0.norm" in result.details["reduced_by"]
+
+
+class Scaled(nn.Module):
+    """A branch whose channels are scaled before it enters the stream (Touvron et al. 2021)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.LayerNorm(12), nn.Linear(12, 12)
+        self.gamma = nn.Parameter(torch.full((12,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gamma * self.layer(self.norm(x))
+
+
+class ScaledTower(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Linear(5, 12), nn.LayerNorm(12), nn.Linear(12, 2)
+        self.blocks = nn.Sequential(Scaled(), Scaled())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.norm(self.blocks(self.enter(x))))
+
+
+def test_a_wider_stream_of_branches_that_are_all_scaled_alike_computes_what_it_did() -> None:
+    model = ScaledTower().eval()
+    before = model(X)
+    result = ModelSurgeon(example_inputs=(X,)).modify_layer_width(model, "enter", 15)
+    assert result.success, result.error
+    torch.testing.assert_close(model(X), before)
