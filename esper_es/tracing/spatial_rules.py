@@ -3,7 +3,7 @@ alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import prod
 
 import numpy as np
@@ -36,15 +36,38 @@ def spatial(count: int) -> Follow:
     """The rule of an operator on the last ``count`` dimensions; see ``maps``."""
 
     def follow(op: Operation) -> None:
-        kept = maps(op, op.input, count)
-        for result in op.results:
-            op.carry(result, kept)
+        still = _still(op, count)
+        kept = maps(op, op.input, count, still)
+        op.carry(op.results[0], kept)
+        for places in op.results[1:]:
+            op.carry(places, [shadow for shadow in kept if not still.intersection(shadow.dims)])
 
     return follow
 
 
-def maps(op: Operation, tensor: torch.Tensor, count: int) -> list[Shadow]:
-    """What varies in front of the last ``count`` dimensions.
+def _still(op: Operation, count: int) -> frozenset[int]:
+    """Those of the last ``count`` dimensions along which a window of one element steps from each to the next."""
+    if not op.has_arg("kernel_size"):
+        return frozenset()
+    first = op.input.ndim - count
+    steps = [_each(op, name, count) for name in ("kernel_size", "stride", "dilation") if op.has_arg(name)]
+    padding = _each(op, "padding", count)
+    return frozenset(
+        first + i for i in range(count) if padding[i] == 0 and all(step[i] == 1 for step in steps)
+    )
+
+
+def _each(op: Operation, name: str, count: int) -> list[int]:
+    """An argument of a window for each of its dimensions; steps that are not given are as long as the window."""
+    value = op.arg(name) or (op.arg("kernel_size") if name == "stride" else [0])
+    listed = [value] if isinstance(value, int) else list(value)
+    return listed * count if len(listed) == 1 else listed
+
+
+def maps(
+    op: Operation, tensor: torch.Tensor, count: int, still: Collection[int] = frozenset()
+) -> list[Shadow]:
+    """What varies in front of the last ``count`` dimensions, or along those that stand ``still``.
 
     A channel whose map was made place by place (a linear layer's output, reshaped) comes and goes with all of its
     map; channels that lie along those dimensions only are pinned.
@@ -52,7 +75,7 @@ def maps(op: Operation, tensor: torch.Tensor, count: int) -> list[Shadow]:
     first = tensor.ndim - count
     kept = []
     for shadow in op.shadows(tensor):
-        outside = tuple(dim for dim in shadow.dims if dim < first)
+        outside = tuple(dim for dim in shadow.dims if dim < first or dim in still)
         if len(outside) == len(shadow.dims):
             kept.append(shadow)
         elif outside:

@@ -73,3 +73,38 @@ def test_shuffled_groups_come_and_go_as_groups() -> None:
     )
     group = trace(model, example(torch.randn(2, 3, 4, 4))).group_of("1")
     assert (group.free, group.units, group.unit_size) == (True, 3, 2)
+
+
+class Pooled(nn.Module):
+    """Pools the tokens between two layers; the channels lie along the last dimension."""
+
+    def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 6), nn.Linear(6, 2)
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.pool(self.enter(x)[:, None]))
+
+
+@pytest.mark.parametrize(
+    ("pool", "free"),
+    [
+        (lambda x: F.avg_pool2d(x, (2, 1)), True),
+        (lambda x: F.avg_pool2d(x, (2, 1), stride=(2, 1), ceil_mode=True), True),
+        (lambda x: F.max_pool2d(x, (2, 1), stride=(1, 1)), True),
+        (lambda x: F.avg_pool2d(x, (2, 3), stride=(2, 1), padding=(0, 1)), False),
+        (lambda x: F.max_pool2d(x, (2, 1), stride=(2, 2)).repeat(1, 1, 1, 2), False),
+    ],
+)
+def test_channels_along_a_dimension_that_a_window_of_one_steps_through_are_left_alone(
+    pool: Callable[[Tensor], Tensor], free: bool
+) -> None:
+    assert trace(Pooled(pool), example(torch.randn(4, 8, 5))).group_of("enter").free is free
+
+
+def test_the_places_of_maxima_count_the_channels_beside_them() -> None:
+    def places(x: Tensor) -> Tensor:
+        return F.max_pool2d(x, (2, 1), return_indices=True)[1] * x[:, :, :4]
+
+    assert not trace(Pooled(places), example(torch.randn(4, 8, 5))).group_of("enter").free
