@@ -385,3 +385,30 @@ def test_kinds_that_only_a_reader_holds_alone_have_groups_of_their_own() -> None
     found = traced(Parts(), torch.randn(2, 3))
     free = [(group.tensor, group.dim, group.units) for group in found.width_groups if group.free]
     assert free == [("one.weight", 1, 4), ("two.weight", 1, 3)]
+
+
+class TwoKindsOfHeads(nn.Module):
+    """Heads of attention beside heads of a plain layer, all of four channels."""
+
+    def __init__(self, side_by_side: bool) -> None:
+        super().__init__()
+        self.packed, self.plain = nn.Linear(3, 24), nn.Linear(3, 12)
+        self.leave = nn.Linear(20, 2)
+        self.side_by_side = side_by_side
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.packed(x).view(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2)
+        plain = self.plain(x).view(*x.shape[:2], 3, 4)
+        plain = plain * plain.norm(dim=-1, keepdim=True) if self.side_by_side else plain
+        return self.leave(torch.cat([attended, plain], 2).flatten(2))
+
+
+def test_heads_beside_other_heads_come_and_go_by_themselves() -> None:
+    found = traced(TwoKindsOfHeads(side_by_side=True), torch.randn(2, 5, 3))
+    assert [found.group_of(layer).units for layer in ("packed", "plain")] == [2, 3]
+
+
+def test_channels_beside_heads_that_are_no_heads_bind_all_of_them() -> None:
+    found = traced(TwoKindsOfHeads(side_by_side=False), torch.randn(2, 5, 3))
+    assert found.group_of("packed").member("plain.weight", 0) is not None
