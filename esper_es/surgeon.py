@@ -154,7 +154,8 @@ class ModelSurgeon:
                 outgoing ones zero, so that the outputs stay bit for bit; under a LayerNorm or RMSNorm over the
                 channels by rescaling it (LEMON, Wang et al. 2023), up to rounding where the model allows it. Where
                 it does not (a norm whose output enters the stream it is to see, a softmax over the channels), the
-                result's ``function_preserved`` is False.
+                result's ``function_preserved`` is False. Under spectral norm they stay in evaluation, and what stays of
+                a narrowed layer computes what it did; in training the norm is estimated anew.
                 ``"kaiming"``, ``"xavier"``: incoming weights drawn by that law, outgoing ones zero, norms as they
                 are. ``"zeros"``: incoming zero, outgoing drawn; refused where such units would never learn (behind
                 a ReLU). ``"net2wider"``: copies of old units, outgoing weights shared out (Chen et al. 2016).

@@ -193,12 +193,13 @@ def put_back_module(
 def _make_room(root: nn.Module, properties: Mapping[str, Any], journal: Journal) -> None:
     """Give modules the buffers outside the state dict that a forward pass had made before the capture."""
     owners = dict(root.named_modules())
+    device = next((tensor.device for tensor in (*root.parameters(), *root.buffers())), None)
     for name, each in properties.items():
         path, local = split_path(name)
         owner = owners.get(path)
         if each["role"] != TRANSIENT or owner is None or owner._buffers.get(local) is not None:
             continue
-        journal.set_item(owner._buffers, local, torch.empty(0))
+        journal.set_item(owner._buffers, local, torch.empty(0, device=device))
         if local not in owner._non_persistent_buffers_set:
             owner._non_persistent_buffers_set.add(local)
             journal.record(partial(owner._non_persistent_buffers_set.discard, local))
