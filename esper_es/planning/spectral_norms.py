@@ -8,6 +8,7 @@ stays of a weight is divided by the number that it was divided by, ``u`` is scal
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -23,6 +24,27 @@ from esper_es.planning.width_trial import tried
 
 LEAST = 1e-3
 """Share of a spectral norm that must be left in what stays of ``u`` and ``v``: less is no estimate of anything."""
+
+
+@contextmanager
+def steady(*roots: nn.Module) -> Iterator[None]:
+    """Let whoever looks at a parametrized weight see it as in evaluation: in training, looking is a step of the power
+    method, after which the model is not what it was."""
+    parts = [
+        part
+        for root in roots
+        for module in root.modules()
+        if isinstance(module, ParametrizationList)
+        for part in module.modules()
+        if part.training
+    ]
+    try:
+        for part in parts:
+            part.training = False
+        yield
+    finally:
+        for part in parts:
+            part.training = True
 
 
 def kept_norms(

@@ -13,7 +13,7 @@ from esper_es.planning.gradmax import Loss
 from esper_es.planning.initializations import check_initialization, initialized
 from esper_es.planning.lone_units import beside_the_one, down_to_one
 from esper_es.planning.scene import Plan, Scene
-from esper_es.planning.spectral_norms import kept_norms
+from esper_es.planning.spectral_norms import kept_norms, steady
 from esper_es.planning.unit_importance import Importance, l2_importance
 from esper_es.planning.unreached import Unreached
 from esper_es.planning.width_change import Resolved, looked_at, resolve
@@ -60,6 +60,17 @@ def plan_width(
 
     Raises: as ``plan_modify_layer_width``.
     """
+    with steady(scene.live.module, scene.shadow):
+        return _planned(scene, request, initialization, importance, loss)
+
+
+def _planned(
+    scene: Scene,
+    request: WidthRequest,
+    initialization: str,
+    importance: Importance,
+    loss: Loss | None,
+) -> Plan:
     before = scene.trace()
     group = request.group(before)
     layer_name = request.layer

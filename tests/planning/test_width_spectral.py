@@ -133,3 +133,31 @@ def test_a_changed_norm_is_replayed_and_rolled_back(norm: Norm, engine: Engine) 
     assert result.undo_version is not None
     run.rollback(result.undo_version)
     assert run.state_fingerprint == before
+
+
+@NORMS
+def test_a_model_in_training_is_not_a_step_further_for_having_been_looked_at(norm: Norm) -> None:
+    x = torch.randn(4, 5)
+    model = trained(linears(norm), x).train()
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    result = ModelSurgeon(example_inputs=(x,)).modify_layer_width(model, "2", 11)
+    assert result.success, result.error
+    after = dict(model.named_buffers())
+    assert all(torch.equal(after[name][: len(tensor)], tensor) for name, tensor in before.items())
+
+
+@NORMS
+def test_looking_at_a_model_leaves_it_in_training(norm: Norm) -> None:
+    x = torch.randn(4, 5)
+    model = trained(linears(norm), x).train()
+    ModelSurgeon(example_inputs=(x,)).modify_layer_width(model, "2", 11)
+    assert all(module.training for module in model.modules())
+
+
+@NORMS
+def test_a_layer_of_a_model_in_training_is_widened_without_a_change(norm: Norm) -> None:
+    x = torch.randn(4, 5)
+    model = trained(linears(norm), x)
+    before = model(x)
+    ModelSurgeon(example_inputs=(x,)).modify_layer_width(model.train(), "2", 11)
+    torch.testing.assert_close(model.eval()(x), before)

@@ -187,7 +187,7 @@ class Trials:
         model, wrong = self.run.model, []
         name = self.species.name
         self.versions.append(Version(model=name, number=self.run.version, fingerprint=self.run.fingerprint))
-        if describe(model).fingerprint != self.run.architecture.fingerprint:
+        if not describe(model).fits(self.run.architecture):
             wrong.append("the log says another architecture than the model has")
         if compiled and (problem := compiles(model, self.inputs)):
             wrong.append(f"it does not compile any more: {problem}")
