@@ -174,6 +174,7 @@ HEADS = [
     LLAMA,
     SHARED_KEYS,
     Lone(_model(bert, _tokens), "bert.encoder.layer.0.attention.self.query"),
+    Lone(T5, "encoder.block.0.layer.0.SelfAttention.q"),
     Lone(_model(qwen, _tokens), "model.layers.0.self_attn.k_proj"),
     Lone(_model(vit, lambda: _images(16)), "vit.layers.0.attention.v_proj"),
     Lone(_model(swin, lambda: _images(32)), "swin.encoder.layers.0.blocks.1.attention.q_proj"),
@@ -295,11 +296,18 @@ def test_one_head_may_be_all_that_is_left_of_torchs_attention(engine: Engine) ->
     assert (run.model.attend.num_heads, run.model.attend.out_proj.in_features) == (1, 8)
 
 
-def test_a_head_beside_which_a_shared_table_shows_no_other_is_refused(engine: Engine) -> None:
-    result = T5.attached(engine).surgeon.modify_layer_width(
-        layer_name="encoder.block.0.layer.0.SelfAttention.q", new_width=2, unit="heads"
-    )
-    assert (result.success, result.check) == (False, "heads")
+@pytest.mark.parametrize(
+    "layer", ["decoder.block.0.layer.0.SelfAttention.q", "decoder.block.0.layer.1.EncDecAttention.q"]
+)
+def test_only_the_attentions_of_one_stack_get_another_head(layer: str, engine: Engine) -> None:
+    run = T5.attached(engine)
+    result = run.surgeon.modify_layer_width(layer_name=layer, new_width=2, unit="heads")
+    assert result.success, result.error
+    heads = {path: part.n_heads for path, part in run.model.named_modules() if hasattr(part, "n_heads")}
+    kind = layer.split(".")[-2]
+    assert {path for path, count in heads.items() if count == 2} == {
+        path for path in heads if path.startswith("decoder.") and path.endswith(kind)
+    }
 
 
 def test_a_wider_head_is_not_counted_as_two(engine: Engine) -> None:
