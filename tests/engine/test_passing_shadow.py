@@ -60,6 +60,20 @@ def test_what_a_forward_writes_to_the_copy_does_not_reach_the_model(
     assert torch.equal(model.first.weight, before)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("write", [w for n, w in WRITES.items() if n != "numpy"])
+def test_what_a_forward_writes_to_the_copy_on_a_gpu_does_not_reach_the_model(
+    write: Callable[[nn.Parameter], object],
+) -> None:
+    model = Clamped(write).cuda()
+    before, memory = model.first.weight.detach().clone(), _memory(model)
+    with passing_shadow(model) as shadow:
+        shadow(torch.randn(3, 4, device="cuda"))
+    assert torch.equal(model.first.weight, before)
+    assert _memory(model) == memory
+
+
 def test_what_is_written_to_the_model_meanwhile_does_not_reach_the_copy() -> None:
     model = nn.Linear(3, 3)
     with passing_shadow(model) as shadow:
