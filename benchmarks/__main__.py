@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import captures, leaks, overhead, replays, scaling, surgery, traces, widths
+from benchmarks import captures, leaks, overhead, peaks, replays, scaling, surgery, traces, widths
 from benchmarks.measure import machine
 
 BENCHMARKS = {
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "captures": captures.tables,
     "replays": replays.tables,
     "leaks": leaks.tables,
+    "peaks": peaks.tables,
 }
 
 

@@ -10,12 +10,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.apart import in_a_process_of_its_own
 from benchmarks.measure import Row, Table
 from esper_es import CapturePolicy, Engine
 
 
 def tables(quick: bool) -> list[Table]:
     """Measure."""
+    return in_a_process_of_its_own(_tables, quick)
+
+
+def _tables(quick: bool) -> list[Table]:
     rounds = 50 if quick else 500
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
     optimizer = torch.optim.Adam(model.parameters())
