@@ -21,6 +21,7 @@ from esper_es.parallel import in_the_way
 from esper_es.projections.live.apply import apply_edits
 from esper_es.projections.live.describe import describe
 from esper_es.projections.live.journal import Journal
+from esper_es.projections.live.kept_tensors import forget_kept
 from esper_es.projections.live.material import Recorded
 from esper_es.projections.live.optimizer_state import holds_strangers
 from esper_es.projections.live.realign import realign
@@ -74,6 +75,8 @@ def restore_live(
         follower.restart(session.live.module, journal)
     for version in source.edits_of:
         apply_edits(session.live, edits[version], Recorded(session.vault), journal)
+    for module in (session.live.module, *(follower.module for follower in followers)):
+        forget_kept(module)
     _drop_gradients(session, journal)
     reach("restore.applied")
     return left_out

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from functools import partial
 from types import CellType, FunctionType, MethodType
 
-import torch
 from torch import nn
 
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.lent_tensors import lent
 from esper_es.module_copying import deep_copy
 from esper_es.projections.live.hosting import heard
+from esper_es.projections.live.kept_tensors import forget_kept, kept_tensors
 
 _HOOKS = (
     "_forward_hooks",
@@ -90,6 +90,7 @@ def _shadow(module: nn.Module, copied: Mapping[int, object]) -> nn.Module:
             for key in list(hooks):
                 if not _from_torch(hooks[key]) and hooks[key] is not heard:
                     del hooks[key]
+    forget_kept(shadow)
     return shadow
 
 
@@ -131,12 +132,12 @@ def _is_filled(cell: CellType) -> bool:
 
 
 def _computed_tensors(module: nn.Module) -> dict[int, object]:
-    """Return copies of plain attributes that have a graph, which ``deepcopy`` refuses, by identity."""
+    """Return copies of kept tensors that have a graph, which ``deepcopy`` refuses, by identity."""
     return {
-        id(value): value.detach().clone()
+        id(tensor): tensor.detach().clone()
         for part in module.modules()
-        for value in part.__dict__.values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
+        for tensor in kept_tensors(part)
+        if not tensor.is_leaf
     }
 
 

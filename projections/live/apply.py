@@ -30,6 +30,7 @@ from esper_es.projections.live.fused_paths import step_aside
 from esper_es.projections.live.gather import gathered
 from esper_es.projections.live.hosting import STANDING, stages_of
 from esper_es.projections.live.journal import Journal
+from esper_es.projections.live.kept_tensors import forget_kept
 from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Material
 from esper_es.projections.live.modules import SeedSlot
@@ -58,9 +59,11 @@ def apply_edits(live: Live, edits: Iterable[Edit], material: Material, journal: 
     steps = tuple(edits)
     with torch.inference_mode(mode=False), torch.no_grad():
         _apply(Site(live, material, journal), steps)
+        forget_kept(live.module)
         for follower in live.followers:
             with follower.staying_frozen(journal):
                 _apply(Site(Live(follower.module), material, journal), steps)
+            forget_kept(follower.module)
 
 
 def _apply(site: Site, edits: Iterable[Edit]) -> None:
