@@ -27,7 +27,7 @@ from esper_es.environment import environment_of
 from esper_es.example_inputs import ExampleInputs, normalized
 from esper_es.ledger.log import Log
 from esper_es.planning.depth import DepthMode
-from esper_es.planning.observation import Observation, observe
+from esper_es.planning.observation import observe
 from esper_es.projections.live.blueprints import recognized
 from esper_es.projections.live.describe import describe, opaque_classes
 from esper_es.projections.live.journal import Journal
@@ -36,7 +36,7 @@ from esper_es.projections.live.rebuild import base_module
 from esper_es.projections.live.snapshot import PARTS
 from esper_es.restoring import capture_anew, restore_live, roll_back
 from esper_es.session import Publisher, Session, now
-from esper_es.shadow import passing_shadow
+from esper_es.shadow import on_a_copy
 from esper_es.stored_examples import store_examples
 from esper_es.validators.baseline import memory_estimate
 from esper_es.vault import AnyVault
@@ -131,30 +131,26 @@ def register(
 
 def _base_model(live: Live, examples: ExampleInputs, terms: Terms) -> BaseModel:
     architecture = describe(live.module)
-    with passing_shadow(live.module) as shadow:
-        depth, observation = _run(shadow, examples)
-        blueprint, arguments = _blueprint(live.module, architecture, terms)
-        base = BaseModel(
-            blueprint=blueprint,
-            arguments=arguments,
-            architecture=architecture,
-            memory_bytes=memory_estimate(shadow, observation.activation_bytes, live.optimizer),
-            graph_depth=depth,
-            outputs=tuple(tuple(tensor.shape) for tensor in observation.outputs),
-        )
+    shown = on_a_copy(live.module, lambda shadow: _shown(shadow, examples, live.optimizer))
+    blueprint, arguments = _blueprint(live.module, architecture, terms)
+    base = BaseModel(blueprint=blueprint, arguments=arguments, architecture=architecture, **shown)
     _require_rebuildable(base)
     return base
 
 
-def _run(shadow: nn.Module, examples: ExampleInputs) -> tuple[int, Observation]:
-    """Run a copy of the model; how deep its graph is, and what else it showed."""
+def _shown(shadow: nn.Module, examples: ExampleInputs, optimizer: Optimizer | None) -> dict[str, Any]:
+    """What one run of a copy shows of the model: memory in training, depth of the graph, shapes of the outputs."""
     depth = DepthMode(shadow.parameters())
     try:
         with depth:
             observation = observe(shadow, examples)
     except Exception as error:
         raise UsageError(f"the model does not run on its example inputs: {error}") from error
-    return depth.deepest, observation
+    return {
+        "memory_bytes": memory_estimate(shadow, observation.activation_bytes, optimizer),
+        "graph_depth": depth.deepest,
+        "outputs": tuple(tuple(tensor.shape) for tensor in observation.outputs),
+    }
 
 
 def _blueprint(

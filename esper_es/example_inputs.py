@@ -11,7 +11,7 @@ from torch import nn
 
 from esper_es.domain.errors import UsageError
 from esper_es.projections.live.rng import preserved_rng
-from esper_es.shadow import passing_shadow
+from esper_es.shadow import on_a_copy
 
 
 @frozen(eq=False)
@@ -135,9 +135,9 @@ def _candidates(layer: nn.Module) -> list[tuple[tuple[int, ...], torch.dtype]]:
 
 
 def _runs(module: nn.Module, example: torch.Tensor) -> bool:
-    with passing_shadow(module) as shadow, preserved_rng(), torch.no_grad():
+    with preserved_rng(), torch.no_grad():
         try:
-            shadow.eval()(example)
+            on_a_copy(module, lambda shadow: shadow.eval()(example))
         except (RuntimeError, ValueError, IndexError, TypeError):
             return False
     return True

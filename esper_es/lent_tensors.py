@@ -1,82 +1,88 @@
-"""Tensors lent to a copy of a model: both read the same memory until one of them is written to.
+"""Parameters lent to a copy of a model: both read the same memory until one of them is written to.
 
 Trying a change needs a copy that may do what it likes, and most of it is never written to. PyTorch can share memory
-until the first write (``Tensor._lazy_clone``; all its kernels for CPU and CUDA are tested to ask before they write, and
-``data_ptr``, ``numpy`` and DLPack count as writes), so a copy costs no time and no memory for its parameters.
+until the first write (``Tensor._lazy_clone``; its kernels for CPU and CUDA are tested to ask before they write, and
+``data_ptr``, ``numpy`` and DLPack count as writes), so a copy costs no time and no memory for its parameters. Buffers
+are small, and a forward may resize them, which shared memory does not allow: they are copied.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 import torch
-from attrs import frozen
+from attrs import define
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 _LENT_ON = ("cpu", "cuda")
 """Elsewhere not all kernels ask before they write."""
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Loan:
     """What was lent.
 
     Attributes:
-        owners: tensors of the live model.
+        owners: parameters of the live model.
         borrowed: those of a copy, by the identity of their owners, as ``copy.deepcopy`` takes what is copied already.
+        storages: the memory of these as they were lent.
     """
 
-    owners: tuple[torch.Tensor, ...]
-    borrowed: Mapping[int, torch.Tensor]
+    owners: tuple[nn.Parameter, ...]
+    borrowed: dict[int, object]
+    storages: tuple[StorageWeakRef, ...]
 
     def end(self) -> None:
-        """Empty the borrowed tensors, so that the owners have their memory for themselves again, where it was.
+        """Give the owners their memory for themselves again, where it was, once nobody needs the copy.
 
-        A view of a borrowed tensor that is still alive would keep its memory shared, and the owner would be moved.
+        Whatever still refers to what was borrowed (a view in somebody's cache, the locals of a failed call) gets bytes
+        of its own.
         """
-        for tensor in self.borrowed.values():
-            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        self.borrowed.clear()
+        for reference in self.storages:
+            kept = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+            if kept is not None:
+                kept.data_ptr()
         for owner in self.owners:
             owner.data_ptr()
 
 
 def lent(module: nn.Module) -> Loan:
-    """Lend a copy all parameters and buffers that can be shared until they are written to."""
-    tensors = {
-        id(tensor): tensor
-        for part in module.modules()
-        for tensor in (*part._parameters.values(), *part._buffers.values())
-        if tensor is not None and _is_plain(tensor)
-    }
+    """Lend a copy all parameters that can be shared until they are written to."""
+    parameters = {id(p): p for p in module.parameters() if _is_plain(p)}
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers()) if t.layout is torch.strided}
     users = Counter(tensor.untyped_storage()._cdata for tensor in tensors.values())
-    owners, borrowed = [], {}
-    for key, tensor in tensors.items():
-        storage = tensor.untyped_storage()
-        if users[storage._cdata] == 1 and 0 < storage.nbytes() == tensor.nbytes:
-            shared = _shared(tensor)
+    owners: list[nn.Parameter] = []
+    borrowed: dict[int, object] = {}
+    storages: list[StorageWeakRef] = []
+    for key, parameter in parameters.items():
+        storage = parameter.untyped_storage()
+        if users[storage._cdata] == 1 and 0 < storage.nbytes() == parameter.nbytes:
+            shared = _shared(parameter)
             if shared is not None:
-                owners.append(tensor)
+                owners.append(parameter)
                 borrowed[key] = shared
-    return Loan(tuple(owners), borrowed)
+                storages.append(StorageWeakRef(shared.untyped_storage()))  # type: ignore[no-untyped-call]
+    return Loan(tuple(owners), borrowed, tuple(storages))
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
+def _is_plain(parameter: nn.Parameter) -> bool:
     return (
-        type(tensor) in (torch.Tensor, nn.Parameter)
-        and tensor.layout is torch.strided
-        and tensor.device.type in _LENT_ON
-        and tensor.is_leaf
-        and not (tensor.is_quantized or tensor.is_inference() or tensor.is_conj() or tensor.is_neg())
-        and (isinstance(tensor, nn.Parameter) or not (vars(tensor) or tensor.requires_grad))
+        type(parameter) is nn.Parameter
+        and parameter.layout is torch.strided
+        and parameter.device.type in _LENT_ON
+        and parameter.is_leaf
+        and not (
+            parameter.is_quantized or parameter.is_inference() or parameter.is_conj() or parameter.is_neg()
+        )
     )
 
 
-def _shared(tensor: torch.Tensor) -> torch.Tensor | None:
-    """A tensor that shares memory until one is written to; None where PyTorch does not own that memory alone: pinned,
-    NumPy's, or of several processes. It says so only by raising."""
+def _shared(parameter: nn.Parameter) -> nn.Parameter | None:
+    """A parameter that shares memory until one is written to; None where PyTorch does not own that memory alone:
+    pinned, NumPy's, or of several processes. It says so only by raising."""
     try:
-        lazy: torch.Tensor = tensor.detach()._lazy_clone()
+        return nn.Parameter(parameter.detach()._lazy_clone(), parameter.requires_grad)
     except RuntimeError:
         return None
-    return nn.Parameter(lazy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else lazy

@@ -33,7 +33,7 @@ def deep_copy(module: nn.Module, copied: Mapping[int, object]) -> nn.Module:
         if state is not None:
             memo[id(part)] = type(part).__new__(type(part))
             states.append((memo[id(part)], state))
-    for part, state in states:
+    for part, state in reversed(states):  # a parent may look at its children once it is given its state
         part.__setstate__({name: _copied(value, memo) for name, value in state.items()})
     return copy.deepcopy(module, memo)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import nn
 
 from esper_es.domain.architecture import Architecture
@@ -25,7 +25,7 @@ from esper_es.projections.live.live import Live
 from esper_es.projections.live.material import Planned, Recorded
 from esper_es.projections.live.names import tensor_at
 from esper_es.session import Session
-from esper_es.shadow import passing_shadow
+from esper_es.shadow import on_a_copy
 from esper_es.stopwatch import Stopwatch
 from esper_es.validators import Trial, ValidationResult
 from esper_es.validators.baseline import baseline_of
@@ -49,21 +49,33 @@ def rehearsed(session: Session, operation: str, planner: Planner, watch: Stopwat
     Raises:
         Refused: if the change can't be planned, does not fit, or is not valid.
     """
+    hopeful = partial(_hopeful, session, operation, planner, watch)
+    found = on_a_copy(session.live.module, hopeful)
+    if found is None:
+        session.memory.forget()
+        careful = partial(_careful, session, operation, planner, watch)
+        found = on_a_copy(session.live.module, careful)
+    return found
+
+
+def _hopeful(
+    session: Session, operation: str, planner: Planner, watch: Stopwatch, shadow: nn.Module
+) -> Rehearsal | None:
+    """Try by what is known already; None if it may be refused for that alone."""
+    scene = Scene(session.state, session.live, shadow, session.examples, session.memory)
     try:
-        with _scene(session) as scene:
-            return _tried(session, scene, operation, planner, watch)
+        return _tried(session, scene, operation, planner, watch)
     except Refused:
         if not (scene.remembered or scene.untried):
             raise
-    session.memory.forget()
-    with _scene(session, careful=True) as scene:
-        return _tried(session, scene, operation, planner, watch)
+        return None
 
 
-@contextmanager
-def _scene(session: Session, *, careful: bool = False) -> Iterator[Scene]:
-    with passing_shadow(session.live.module) as shadow:
-        yield Scene(session.state, session.live, shadow, session.examples, session.memory, careful=careful)
+def _careful(
+    session: Session, operation: str, planner: Planner, watch: Stopwatch, shadow: nn.Module
+) -> Rehearsal:
+    scene = Scene(session.state, session.live, shadow, session.examples, session.memory, careful=True)
+    return _tried(session, scene, operation, planner, watch)
 
 
 def _tried(session: Session, scene: Scene, operation: str, planner: Planner, watch: Stopwatch) -> Rehearsal:
@@ -95,7 +107,7 @@ def _tried(session: Session, scene: Scene, operation: str, planner: Planner, wat
     session.memory.learn(after.fingerprint, gradients=trial.gradients, trace=scene.proven)
     effects = effects_of(session.live, before, plan.edits, after, trial, shadow, verdicts)
     reach("operation.validated")
-    return Rehearsal(plan, effects)
+    return Rehearsal(evolve(plan, proof=None), effects)
 
 
 def _evolved(architecture: Architecture, edits: Sequence[Edit]) -> Architecture:

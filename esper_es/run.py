@@ -28,7 +28,7 @@ from esper_es.result import SurgeryResult
 from esper_es.scalars import Number, plain_numbers
 from esper_es.seeds import Seeds
 from esper_es.session import Session
-from esper_es.shadow import passing_shadow
+from esper_es.shadow import on_a_copy
 from esper_es.stopwatch import Stopwatch
 from esper_es.surgeon import ModelSurgeon
 
@@ -214,8 +214,7 @@ class Run:
         """
         examples = normalized(list(example_inputs), self.model)
         try:
-            with passing_shadow(self.model) as shadow:
-                observe(shadow, examples)
+            on_a_copy(self.model, lambda shadow: observe(shadow, examples).outputs)
         except Exception as error:
             raise UsageError(f"the model does not run on its example inputs: {error}") from error
         self.session.examples += examples

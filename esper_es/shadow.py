@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import CellType, FunctionType, MethodType
+from typing import TypeVar
 
 from torch import nn
 
@@ -16,6 +16,8 @@ from esper_es.lent_tensors import lent
 from esper_es.module_copying import deep_copy
 from esper_es.projections.live.hosting import heard
 from esper_es.projections.live.kept_tensors import forget_kept, kept_tensors
+
+Result = TypeVar("Result")
 
 _HOOKS = (
     "_forward_hooks",
@@ -42,33 +44,26 @@ def shadow_of(module: nn.Module) -> nn.Module:
     return _shadow(module, {})
 
 
-@contextmanager
-def passing_shadow(module: nn.Module) -> Iterator[nn.Module]:
-    """Give a copy as ``shadow_of`` does, for as long as the context lasts; the model must not be written to meanwhile.
+def on_a_copy(module: nn.Module, action: Callable[[nn.Module], Result]) -> Result:
+    """Return what an action makes of a copy as ``shadow_of`` gives one; the model must not be written to meanwhile.
 
-    It takes no memory for parameters and buffers before something writes to them: until then the model lends them,
-    see ``lent_tensors``. Afterwards the copy is taken apart.
+    The copy takes no memory for parameters before something writes to them: until then the model lends them, see
+    ``lent_tensors``. Nothing that is returned may hold on to it: it would be given bytes of its own.
 
-    Raises: as ``shadow_of``.
+    Raises: as ``shadow_of``, and whatever the action raises.
     """
     loan = lent(module)
     try:
-        shadow = _shadow(module, loan.borrowed)
-        parts = list(shadow.modules())
-        try:
-            yield shadow
-        except Refused as refusal:
-            _forget_locals(refusal)
-            raise
-        finally:
-            for part in parts:
-                vars(part).clear()
+        return action(_shadow(module, loan.borrowed))
+    except Refused as refusal:
+        _forget_locals(refusal)
+        raise
     finally:
         loan.end()
 
 
 def _forget_locals(refusal: Refused) -> None:
-    """Clear what the functions that led to a refusal held: views of what was lent, for as long as the refusal lives."""
+    """Clear what the functions that led to a refusal held: the copy, for as long as the refusal lives."""
     error: BaseException | None = refusal
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -25,7 +25,7 @@ from esper_es.planning.unit_importance import Importance, l2_importance
 from esper_es.planning.width import plan_modify_layer_width
 from esper_es.result import SurgeryResult
 from esper_es.session import Session
-from esper_es.shadow import passing_shadow
+from esper_es.shadow import on_a_copy
 from esper_es.standalone import in_memory_session
 from esper_es.tracing import Explanation, Trace
 from esper_es.width_explanation import explained_width
@@ -249,8 +249,7 @@ class ModelSurgeon:
     def trace(self, model: nn.Module | None = None) -> Trace:
         """Trace which channel feeds which, on a copy of the model."""
         session = self._session_for(model)
-        with passing_shadow(session.live.module) as shadow:
-            return traced(shadow, session.examples)
+        return on_a_copy(session.live.module, lambda shadow: traced(shadow, session.examples))
 
     def explain(
         self, layer_name: str, model: nn.Module | None = None, dimension: str | int = "out"

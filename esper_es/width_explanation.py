@@ -11,7 +11,7 @@ from esper_es.planning.width import plan_width
 from esper_es.planning.width_request import WidthRequest
 from esper_es.rehearsal import rehearsed
 from esper_es.session import Session
-from esper_es.shadow import passing_shadow
+from esper_es.shadow import on_a_copy
 from esper_es.stopwatch import Stopwatch
 from esper_es.tracing import Explanation, WidthGroup
 
@@ -24,8 +24,7 @@ def explained_width(session: Session, layer_name: str, dimension: str | int) -> 
     """
     if not isinstance(layer_name, str):
         raise UsageError(f"a layer goes by its path, which is a string; got {layer_name!r}")
-    with passing_shadow(session.live.module) as shadow:
-        found = traced(shadow, session.examples)
+    found = on_a_copy(session.live.module, lambda shadow: traced(shadow, session.examples))
     try:
         group = WidthRequest(layer_name, 1, "units", dimension).group(found)
     except Refused as refusal:

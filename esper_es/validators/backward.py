@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from esper_es.domain.errors import Refused
 from esper_es.example_inputs import ExampleInputs
@@ -62,13 +63,12 @@ def backward_pass(module: nn.Module, examples: ExampleInputs, look: Look) -> Non
     Raises:
         Refused: if the module fails on its example inputs in training mode.
     """
+    handles: list[RemovableHandle] = []
     with _restored(module), preserved_rng(), torch.enable_grad():
-        trained = _trained(module)
-        handles = [
-            parameter.register_post_accumulate_grad_hook(partial(_show, name, look))  # type: ignore[no-untyped-call]
-            for name, parameter in trained.items()
-        ]
         try:
+            for name, parameter in _trained(module).items():
+                show = partial(_show, name, look)
+                handles.append(parameter.register_post_accumulate_grad_hook(show))  # type: ignore[no-untyped-call]
             module.train()
             for args, kwargs in examples.fresh():
                 outputs = [t for t in tensors_in(module(*args, **kwargs)) if t.requires_grad]

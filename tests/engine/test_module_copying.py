@@ -135,3 +135,19 @@ def test_all_tensors_have_the_values_that_deepcopy_gives_them(build: Any) -> Non
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert not isinstance(value, torch.Tensor) or torch.equal(value, found[name])
+
+
+class Inspecting(nn.Module):
+    """Looks at its child once it is given back what it had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = nn.Linear(2, 3)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.width = self.child.out_features
+
+
+def test_a_module_finds_its_children_complete() -> None:
+    assert deep_copy(nn.Sequential(Inspecting()), {})[0].width == 3

@@ -10,7 +10,8 @@ from torch import nn
 
 from esper_es import Engine, Run, SurgeryResult
 from esper_es.domain.errors import Refused
-from esper_es.shadow import passing_shadow
+from esper_es.lent_tensors import Loan
+from esper_es.shadow import on_a_copy
 
 
 class Clamped(nn.Module):
@@ -55,8 +56,7 @@ def test_what_a_forward_writes_to_the_copy_does_not_reach_the_model(
 ) -> None:
     model = Clamped(write)
     before = model.first.weight.detach().clone()
-    with passing_shadow(model) as shadow:
-        shadow(torch.randn(3, 4))
+    on_a_copy(model, lambda shadow: shadow(torch.randn(3, 4)))
     assert torch.equal(model.first.weight, before)
 
 
@@ -68,27 +68,31 @@ def test_what_a_forward_writes_to_the_copy_on_a_gpu_does_not_reach_the_model(
 ) -> None:
     model = Clamped(write).cuda()
     before, memory = model.first.weight.detach().clone(), _memory(model)
-    with passing_shadow(model) as shadow:
-        shadow(torch.randn(3, 4, device="cuda"))
+    on_a_copy(model, lambda shadow: shadow(torch.randn(3, 4, device="cuda")))
     assert torch.equal(model.first.weight, before)
     assert _memory(model) == memory
 
 
 def test_what_is_written_to_the_model_meanwhile_does_not_reach_the_copy() -> None:
     model = nn.Linear(3, 3)
-    with passing_shadow(model) as shadow:
-        before = shadow.weight.clone()
+
+    def unmoved(shadow: nn.Module) -> bool:
+        before = model.weight.detach().clone()
         model.weight.data.zero_()
-        assert torch.equal(shadow.weight, before)
+        return torch.equal(shadow.get_parameter("weight"), before)
+
+    assert on_a_copy(model, unmoved)
 
 
-def test_the_copy_takes_no_memory_for_what_it_does_not_write_to() -> None:
+def test_the_copy_takes_no_memory_for_parameters_that_it_does_not_write_to() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
-    live = [tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())]
-    with passing_shadow(model) as shadow:
-        shadow.eval()(torch.randn(3, 8)).sum().backward()
-        taken = [torch._C._data_address(tensor) for tensor in (*shadow.parameters(), *shadow.buffers())]
-    assert taken == live
+    live = [parameter.data_ptr() for parameter in model.parameters()]
+
+    def taken(shadow: nn.Module) -> list[int]:
+        shadow(torch.randn(3, 8)).sum().backward()
+        return [torch._C._data_address(parameter) for parameter in shadow.parameters()]
+
+    assert on_a_copy(model, taken) == live
 
 
 @pytest.fixture
@@ -138,34 +142,78 @@ def test_a_refusal_leaves_every_tensor_where_it_is(
     assert _memory(run.model) == before
 
 
-def test_views_that_a_refusal_held_do_not_keep_the_memory_shared() -> None:
+LEFT: dict[str, object] = {}
+"""Somebody's cache."""
+
+LEFT_BEHIND = {
+    "a view": lambda shadow: LEFT.update(it=shadow.weight.detach().t()),
+    "a parameter": lambda shadow: LEFT.update(it=shadow.weight),
+    "the copy": lambda shadow: LEFT.update(it=shadow),
+    "a graph": lambda shadow: LEFT.update(it=shadow(torch.ones(1, 3, requires_grad=True)).sum()),
+    "what it returns": lambda shadow: shadow.weight,
+}
+
+
+@pytest.mark.parametrize("leave", LEFT_BEHIND.values(), ids=LEFT_BEHIND.keys())
+def test_what_somebody_keeps_of_a_copy_does_not_move_the_model(leave: Callable[[nn.Module], object]) -> None:
+    model = nn.Linear(3, 3)
+    before, numbers = _memory(model), model.weight.detach().numpy()
+    kept = on_a_copy(model, leave)
+    assert _memory(model) == before
+    model.weight.data.zero_()
+    assert not numbers.any()
+    LEFT.clear()
+    del kept
+
+
+def test_what_somebody_keeps_of_a_copy_keeps_its_values() -> None:
+    model = nn.Linear(3, 3)
+    before = model.weight.detach().clone()
+    kept = on_a_copy(model, lambda shadow: shadow.weight)
+    model.weight.data.zero_()
+    assert torch.equal(kept, before)
+
+
+@pytest.mark.parametrize("kind", [Refused, ValueError, KeyboardInterrupt, SystemExit])
+def test_what_a_failure_held_does_not_move_the_model(kind: type[BaseException]) -> None:
     model = nn.Linear(3, 3)
     before = _memory(model)
 
-    def refusing(shadow: nn.Linear) -> None:
-        view = shadow.weight.detach()
-        raise Refused(f"nothing to be done with {view.shape}", "test")
+    def failing(shadow: nn.Module) -> None:
+        view = shadow.get_parameter("weight").detach()
+        raise Refused(str(view.shape), "test") if kind is Refused else kind(str(view.shape))
 
-    with pytest.raises(Refused) as caught, passing_shadow(model) as shadow:
-        refusing(shadow)
-    assert caught.value.check == "test"
+    with pytest.raises(kind):
+        on_a_copy(model, failing)
     assert _memory(model) == before
 
 
-def test_a_copy_that_is_still_referred_to_does_not_keep_the_memory_shared() -> None:
-    model = nn.Linear(3, 3)
-    before = _memory(model)
-    with passing_shadow(model) as shadow:
-        kept = shadow.weight
-    assert _memory(model) == before
-    assert kept.numel() == 0
+def test_a_part_that_is_shared_by_all_copies_stays_whole() -> None:
+    class Shared(nn.Linear):
+        def __deepcopy__(self, memo: object) -> Shared:
+            return self
+
+    model = nn.Sequential(Shared(3, 3), nn.Linear(3, 2))
+    on_a_copy(model, lambda shadow: None)
+    assert model(torch.ones(1, 3)).shape == (1, 2)
+
+
+def test_a_forward_may_resize_its_buffers() -> None:
+    class Scratch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scratch", torch.zeros(1, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.get_buffer("scratch").resize_(x.shape).copy_(x) + 1
+
+    assert on_a_copy(Scratch(), lambda shadow: shadow(torch.ones(4, 3)).shape) == (4, 3)
 
 
 def test_a_model_whose_memory_others_hold_is_copied() -> None:
     model = nn.Linear(3, 3)
     model.share_memory()
-    with passing_shadow(model) as shadow:
-        shadow.weight.data.zero_()
+    on_a_copy(model, lambda shadow: shadow.weight.data.zero_())
     assert model.weight.any()
 
 
@@ -173,6 +221,33 @@ def test_parameters_that_are_views_of_one_tensor_are_copied() -> None:
     flat = torch.randn(12)
     model = nn.Linear(3, 3)
     model.weight.data, model.bias.data = flat[:9].view(3, 3), flat[9:]
-    with passing_shadow(model) as shadow:
-        shadow.weight.data.zero_()
+    on_a_copy(model, lambda shadow: shadow.weight.data.zero_())
     assert flat.all()
+
+
+SURGERIES = {
+    "width": lambda run: run.surgeon.modify_layer_width(layer_name="0", new_width=10),
+    "insertion": lambda run: run.surgeon.add_layer(
+        after_layer="0", new_layer=nn.Linear(8, 8), layer_name="new"
+    ),
+    "skip": lambda run: run.surgeon.add_skip_connection(from_layer="1", to_layer="3"),
+    "removal": lambda run: run.surgeon.remove_layer(layer_name="3"),
+    "explanation": lambda run: run.surgeon.explain("0"),
+}
+
+
+@pytest.mark.parametrize("operate", SURGERIES.values(), ids=SURGERIES.keys())
+def test_nobody_keeps_a_copy(
+    operate: Callable[[Run], object], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _attached(engine)
+    kept: list[bool] = []
+
+    def looking(loan: Loan) -> None:
+        loan.borrowed.clear()
+        kept.extend(not storage.expired() for storage in loan.storages)
+
+    monkeypatch.setattr(Loan, "end", looking)
+    operate(run)
+    assert kept
+    assert not any(kept)
