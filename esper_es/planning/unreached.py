@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from attrs import define
 
-from esper_es.domain.architecture import split_path
+from esper_es.domain.architecture import relative_path, split_path
 from esper_es.domain.errors import Refused
 from esper_es.planning.observation import ADD_EXAMPLES
 from esper_es.planning.provenance import traced
@@ -27,8 +27,10 @@ class Unreached:
 
     - where channels of the group are at hand there, in a size that the parameter has too, or, where a flatten
       could lie between, in one of which the parameter has a multiple;
-    - where the parameter is handed on as an argument to code that has the group at hand: if it has a dimension of
-      the group's size, and no other channels are at hand where it belongs that have this size and account for it.
+    - where it is handed on as an argument, by the module that owns it to one of its parts: if the group is at hand
+      there in a size that the parameter has, or all of it together;
+    - where code around that module hands it on: if it has a dimension of the group's size, and no other channels are
+      at hand where it belongs that have this size and account for it.
 
     What goes on inside an attention or a feed-forward block is thus out of reach of a mask token beside it.
     """
@@ -61,7 +63,8 @@ class Unreached:
     @cached_property
     def _frames(self) -> Frames:
         """Traced again, with an eye on the modules around what was not reached."""
-        frames = Frames({path for tensor in self._tensors for path in self._readers(tensor)})
+        around = {path for tensor in self._tensors for path in (*self._readers(tensor), *self._parts(tensor))}
+        frames = Frames(around)
         traced(self.scene.shadow, self.scene.examples, frames)
         return frames
 
@@ -75,6 +78,12 @@ class Unreached:
                 paths[self.found.first_paths.get(path, path)] = None
         return list(paths)
 
+    def _parts(self, tensor: TracedTensor) -> list[str]:
+        """Paths of the modules inside those that own a tensor."""
+        owners = {split_path(name)[0] for name in tensor.names}
+        inside = (path for path in self.found.first_paths if any(relative_path(path, o) for o in owners))
+        return list(dict.fromkeys(self.found.first_paths[path] for path in inside))
+
     def _fed(self, tensor: TracedTensor, group: WidthGroup) -> Iterator[tuple[str, str]]:
         slots = np.concatenate([self._slots(member) for member in group.members])
         frames = {path: self._frames[path] for path in self._readers(tensor)}
@@ -86,6 +95,11 @@ class Unreached:
                 for size in tensor.shape
             ):
                 yield tensor.name, f"in the code of {path!r}" if path else "in the code of the model itself"
+                return
+        handed = {*tensor.shape, tensor.size} & _sizes(group)
+        for path in self._parts(tensor):
+            if handed & {extent.size for extent in self._frames[path].extents_of(slots)}:
+                yield tensor.name, f"if the module that owns it hands it on to {path!r}"
                 return
         beside = {size for frame in frames.values() for size in frame.sizes_beside(slots)}
         if (set(tensor.shape) & _sizes(group)) - beside:

@@ -137,7 +137,7 @@ def _resolved(
         rules.check_width(scene.state, group.size, group.unit_size * units)
         return units
 
-    if request.unit == "heads" and not group.compact:
+    if request.unit == "heads" and (group.paired or not group.compact):
         resolved = beside_the_one(scene, found, group, units_of, importance)
         if resolved is None:
             raise Refused(f"nothing shows that {group.tensor} dim {group.dim} is made of heads", "heads")

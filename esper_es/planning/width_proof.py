@@ -15,6 +15,7 @@ from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, are_apart, gathers
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_trial import tolerance, tried
+from esper_es.projections.live.names import tensor_at
 from esper_es.tracing import Trace, WidthGroup, claimed, misread, prove
 from esper_es.tracing.union_find import Ids
 
@@ -28,6 +29,7 @@ def width_proof(scene: Scene, before: Trace, resizings: Sequence[Resizing]) -> P
     A single unit has no order that a trace could compare. Where one unit is all that is left of a group that no norm
     mixes, the outputs decide instead: they must be those of the old model in which nothing reads the other units. Where
     one unit is all that there was, the second trace must show several alike, laid out as the first was taken to be.
+    Outputs to which the unit that is left contributes nothing decide nothing.
     """
     maps = gathers(resizings)
     alone = [r for r in resizings if r.growth is None and r.units == 1 and r.group.units > 1]
@@ -38,7 +40,7 @@ def width_proof(scene: Scene, before: Trace, resizings: Sequence[Resizing]) -> P
         and are_apart(resizings)
         and not any(r.group.reduced_by for r in alone)
     ):
-        masked = _masked_outputs(scene, alone)
+        masked = _telling_outputs(scene, alone)
     if any(r.group.whole for r in resizings):
         return _proof_of_several(scene, before, resizings)
 
@@ -46,7 +48,7 @@ def width_proof(scene: Scene, before: Trace, resizings: Sequence[Resizing]) -> P
         findings = prove(before, scene.trace_again(), maps)
         if not findings or masked is None:
             return findings
-        return () if _are_outputs(scene, masked) else findings
+        return () if _agree(scene, masked, _outputs_of_one(scene, alone, narrowed=True, seed=0)) else findings
 
     return proof
 
@@ -122,15 +124,60 @@ def _inverse(resizing: Resizing) -> Ids:
 def _are_outputs(scene: Scene, expected: Sequence[torch.Tensor], edits: Iterable[ScaleSlice] = ()) -> bool:
     """Say whether the copy has these outputs, under edits."""
     found = tried(scene.shadow, edits, {}, lambda: observe(scene.shadow, scene.examples).outputs)
+    return _agree(scene, expected, found)
+
+
+def _agree(scene: Scene, expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> bool:
     changed = output_difference(expected, found)
     return changed is not None and changed <= tolerance(scene)
 
 
-def _masked_outputs(scene: Scene, resizings: Sequence[Resizing]) -> tuple[torch.Tensor, ...]:
-    """Outputs of the copy while what reads the units that go has weights of zero."""
+def _telling_outputs(scene: Scene, resizings: Sequence[Resizing]) -> tuple[torch.Tensor, ...] | None:
+    """Outputs of the copy while only the unit that stays is read; None if they are the same while none is."""
     tolerance(scene)
-    edits = list(_muted(resizings))
-    return tried(scene.shadow, edits, {}, lambda: observe(scene.shadow, scene.examples).outputs)
+    alone = _outputs_of_one(scene, resizings, narrowed=False, seed=0)
+    silent = _outputs_of_one(scene, resizings, narrowed=False, seed=None)
+    return None if _agree(scene, alone, silent) else alone
+
+
+def _outputs_of_one(
+    scene: Scene, resizings: Sequence[Resizing], *, narrowed: bool, seed: int | None
+) -> tuple[torch.Tensor, ...]:
+    """Outputs of the copy while nothing reads a unit that goes, and weights that are drawn read the one that stays.
+
+    Its own may be zeros, as those of a new head are, and then the outputs would tell nothing.
+
+    Args:
+        narrowed: whether the copy is narrowed already.
+        seed: to draw from; without, nothing reads the one either.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    before: list[tuple[torch.Tensor, torch.Tensor]] = []
+    try:
+        for r in resizings:
+            if r.member.role == "consumer":
+                tensor = tensor_at(scene.shadow, r.member.tensor)
+                before.append((tensor, tensor.data))
+                tensor.data = _read_anew(tensor.detach(), r, narrowed, generator)
+        return observe(scene.shadow, scene.examples).outputs
+    finally:
+        for tensor, data in before:
+            tensor.data = data
+
+
+def _read_anew(
+    tensor: torch.Tensor, resizing: Resizing, narrowed: bool, generator: torch.Generator | None
+) -> torch.Tensor:
+    dim, old = resizing.member.dim, np.array(list(resizing.gather), dtype=np.int64)
+    kept = np.flatnonzero(resizing.member.positions[old] >= 0)
+    group = kept if narrowed else np.flatnonzero(resizing.member.positions >= 0)
+    staying = torch.from_numpy(kept if narrowed else old[kept]).to(tensor.device)
+    result = tensor.index_fill(dim, torch.from_numpy(group).to(tensor.device), 0)
+    if generator is None:
+        return result
+    shape = (*tensor.shape[:dim], len(kept), *tensor.shape[dim + 1 :])
+    drawn = torch.randn(shape, generator=generator) / len(kept) ** 0.5
+    return result.index_copy(dim, staying, drawn.to(result))
 
 
 def _muted(resizings: Sequence[Resizing], *, all_units: bool = False) -> Iterator[ScaleSlice]:

@@ -310,6 +310,73 @@ def test_only_the_attentions_of_one_stack_get_another_head(layer: str, engine: E
     }
 
 
+class Plain(nn.Module):
+    """Attention whose forward reads the number of heads."""
+
+    def __init__(self, heads: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.enter = nn.Linear(5, 8)
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.leave = nn.Linear(8, 3)
+
+    def turned(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(self.turned(q), self.turned(k), v)
+        result: torch.Tensor = self.leave(x + self.out(mixed.transpose(1, 2).flatten(2)))
+        return result
+
+
+class InPairs(Plain):
+    """Learnt rotations turn neighbouring channels of a head together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frequencies = nn.Parameter(torch.rand(4))
+
+    def turned(self, x: torch.Tensor) -> torch.Tensor:
+        angles = torch.arange(x.shape[2])[:, None] * self.frequencies
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = (even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos())
+        return torch.stack(turned, -1).flatten(-2)
+
+
+@blueprint("tests/lone/in-pairs")
+def in_pairs() -> nn.Module:
+    return InPairs()
+
+
+@blueprint("tests/lone/plain")
+def plain(heads: int) -> nn.Module:
+    return Plain(heads)
+
+
+def test_pairs_of_channels_are_no_heads(engine: Engine) -> None:
+    run = engine.attach(InPairs(), "model", torch.randn(2, 6, 5), blueprint="tests/lone/in-pairs")
+    result = run.surgeon.modify_layer_width(layer_name="q", new_width=2, unit="heads")
+    assert (result.success, result.check) == (False, "heads")
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+def test_the_head_that_is_left_is_one_though_nothing_reads_it_yet(heads: int, engine: Engine) -> None:
+    model = Plain(2)
+    nn.init.zeros_(model.out.weight)
+    run = engine.attach(
+        model, "model", torch.randn(2, 6, 5), blueprint="tests/lone/plain", blueprint_args={"heads": 2}
+    )
+    if heads == 3:
+        assert run.surgeon.modify_layer_width(layer_name="q", new_width=3, unit="heads").success
+    result = run.surgeon.modify_layer_width(layer_name="q", new_width=1, unit="heads")
+    assert result.success, result.error
+    assert (run.model.heads, run.model.q.out_features) == (1, 4)
+
+
 def test_a_wider_head_is_not_counted_as_two(engine: Engine) -> None:
     run = T5.attached(engine)
     layer = "decoder.block.0.layer.1.EncDecAttention"

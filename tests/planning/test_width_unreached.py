@@ -133,10 +133,49 @@ def test_what_a_block_does_inside_changes_beside_a_mask_token_of_the_same_size(
     assert result.success, result.error
 
 
-def test_heads_change_beside_a_token_that_is_as_wide_as_all_of_them(engine: Engine) -> None:
+def test_heads_are_refused_where_a_token_as_wide_as_all_of_them_may_be_handed_to_them(engine: Engine) -> None:
     run = attached(engine, Masked(), sequences())
     result = run.surgeon.modify_layer_width(layer_name="block.q", new_width=16)
-    assert result.success, result.error
+    assert result.check == "not_executed"
+    assert "never reach token, which might be fed by 'block.q' if the module that owns it hands it on to" in (
+        result.error or ""
+    )
+
+
+class Gated(nn.Module):
+    """A gate for the inside of a part, in one number for each channel or in rows of them."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 32), nn.Linear(32, 8)
+        self.inner = nn.Sequential(nn.Linear(8, 32), nn.ReLU())
+        self.last = nn.Linear(32, 4)
+        self.gate = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor, gated: bool = False) -> Tensor:
+        x = self.inner(self.second(self.first(x).relu()))
+        left: Tensor = self.last(x * self.gate.flatten() if gated else x)
+        return left
+
+
+@blueprint("tests/unreached/gated")
+def gated(shape: list[int]) -> nn.Module:
+    return Gated(*shape)
+
+
+@pytest.mark.parametrize("shape", [[32], [4, 8]])
+def test_the_inside_of_a_part_is_refused_where_its_owner_may_hand_it_a_gate(
+    shape: list[int], engine: Engine
+) -> None:
+    run = engine.attach(
+        Gated(*shape),
+        "model",
+        torch.randn(3, 5),
+        blueprint="tests/unreached/gated",
+        blueprint_args={"shape": shape},
+    )
+    result = run.surgeon.modify_layer_width(layer_name="inner.0", new_width=40)
+    assert result.check == "not_executed"
 
 
 def test_a_stream_that_an_unreached_token_may_join_is_refused_with_where_and_what_to_do(
