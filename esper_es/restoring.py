@@ -76,7 +76,7 @@ def restore_live(
     for version in source.edits_of:
         apply_edits(session.live, edits[version], Recorded(session.vault), journal)
     for module in (session.live.module, *(follower.module for follower in followers)):
-        forget_kept(module)
+        forget_kept(module.modules())
     _drop_gradients(session, journal)
     reach("restore.applied")
     return left_out

@@ -85,7 +85,7 @@ def _shadow(module: nn.Module, copied: Mapping[int, object]) -> nn.Module:
             for key in list(hooks):
                 if not _from_torch(hooks[key]) and hooks[key] is not heard:
                     del hooks[key]
-    forget_kept(shadow)
+    forget_kept(shadow.modules())
     return shadow
 
 

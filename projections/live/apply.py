@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from attrs import frozen
 from torch import nn
 
-from esper_es.domain.architecture import Connection
+from esper_es.domain.architecture import Connection, split_path
 from esper_es.domain.edits import (
     AddModule,
     Connect,
@@ -59,11 +60,26 @@ def apply_edits(live: Live, edits: Iterable[Edit], material: Material, journal: 
     steps = tuple(edits)
     with torch.inference_mode(mode=False), torch.no_grad():
         _apply(Site(live, material, journal), steps)
-        forget_kept(live.module)
+        forget_kept(_around(live.module, steps))
         for follower in live.followers:
             with follower.staying_frozen(journal):
                 _apply(Site(Live(follower.module), material, journal), steps)
-            forget_kept(follower.module)
+            forget_kept(_around(follower.module, steps))
+
+
+def _around(root: nn.Module, edits: Iterable[Edit]) -> list[nn.Module]:
+    """The modules that hold a tensor which edits change, the innermost and all around it, but for those removed."""
+    names = (getattr(edit, "tensor", "") for edit in edits)
+    paths: dict[str, None] = {}
+    for name in names:
+        while name:
+            name = split_path(name)[0]
+            paths[name] = None
+    found = []
+    for path in paths:
+        with suppress(KeyError):
+            found.append(module_at(root, path))
+    return found
 
 
 def _apply(site: Site, edits: Iterable[Edit]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -30,13 +30,13 @@ def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors_in(item)
 
 
-def forget_kept(root: nn.Module) -> None:
+def forget_kept(parts: Iterable[nn.Module]) -> None:
     """Let modules forget what they computed from parameters that are no longer what they were.
 
     Those that keep such tensors in evaluation compute them anew after ``train()``, which they override, as training
     changes the parameters (LeViT and its kin in timm). All flags are as before afterwards.
     """
-    for part in root.modules():
+    for part in parts:
         if type(part).train is not nn.Module.train and any(True for _ in kept_tensors(part)):
             flags = [(inner, inner.training) for inner in part.modules()]
             part.train()
