@@ -1,7 +1,7 @@
 """Parameters lent to a copy of a model: both read the same memory until one of them is written to.
 
 Trying a change needs a copy that may do what it likes, and most of it is never written to. PyTorch can share memory
-until the first write (``Tensor._lazy_clone``; its kernels for CPU and CUDA are tested to ask before they write, and
+until the first write (``Tensor._lazy_clone``; its kernels for the CPU are tested to ask before they write, and
 ``data_ptr``, ``numpy`` and DLPack count as writes), so a copy costs no time and no memory for its parameters. Buffers
 are small, and a forward may resize them, which shared memory does not allow: they are copied.
 """
@@ -15,8 +15,8 @@ from attrs import define
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-_LENT_ON = ("cpu", "cuda")
-"""Elsewhere not all kernels ask before they write."""
+_LENT_ON = "cpu"
+"""Elsewhere not all kernels ask before they write: ``torch._foreach_mul_`` on CUDA does not (torch 2.11)."""
 
 
 @define(eq=False)
@@ -71,7 +71,7 @@ def _is_plain(parameter: nn.Parameter) -> bool:
     return (
         type(parameter) is nn.Parameter
         and parameter.layout is torch.strided
-        and parameter.device.type in _LENT_ON
+        and parameter.device.type == _LENT_ON
         and parameter.is_leaf
         and not (
             parameter.is_quantized or parameter.is_inference() or parameter.is_conj() or parameter.is_neg()
