@@ -19,6 +19,7 @@ from esper_es.fingerprints import fingerprint, state_fingerprint
 from esper_es.noticing import compare, notice
 from esper_es.parallel import in_the_way
 from esper_es.projections.live.apply import apply_edits
+from esper_es.projections.live.compiled_programs import let_programs_look_again
 from esper_es.projections.live.describe import describe
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.kept_tensors import forget_kept
@@ -77,6 +78,7 @@ def restore_live(
         apply_edits(session.live, edits[version], Recorded(session.vault), journal)
     for module in (session.live.module, *(follower.module for follower in followers)):
         forget_kept(module.modules())
+        let_programs_look_again(module)
     _drop_gradients(session, journal)
     reach("restore.applied")
     return left_out

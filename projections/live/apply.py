@@ -26,6 +26,7 @@ from esper_es.domain.edits import (
 )
 from esper_es.projections.live import optimizer_state
 from esper_es.projections.live.attributes import set_attribute
+from esper_es.projections.live.compiled_programs import let_programs_look_again
 from esper_es.projections.live.free_heads import INNER
 from esper_es.projections.live.fused_paths import step_aside
 from esper_es.projections.live.gather import gathered
@@ -61,10 +62,12 @@ def apply_edits(live: Live, edits: Iterable[Edit], material: Material, journal: 
     with torch.inference_mode(mode=False), torch.no_grad():
         _apply(Site(live, material, journal), steps)
         forget_kept(_around(live.module, steps))
+        let_programs_look_again(live.module)
         for follower in live.followers:
             with follower.staying_frozen(journal):
                 _apply(Site(Live(follower.module), material, journal), steps)
             forget_kept(_around(follower.module, steps))
+            let_programs_look_again(follower.module)
 
 
 def _around(root: nn.Module, edits: Iterable[Edit]) -> list[nn.Module]:

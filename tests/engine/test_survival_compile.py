@@ -30,6 +30,19 @@ def test_a_compiled_model_follows_one_surgery_after_another(name: str, engine: E
     torch.testing.assert_close(output_of(compiled, batch), output_of(run.model, batch))
 
 
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_a_compiled_model_follows_a_rollback(name: str, engine: Engine) -> None:
+    subject = SUBJECTS[name]
+    run = subject.attach(engine, subject.build().eval())
+    home, batch = run.capture(), subject.batch()
+    operate(subject, "wider", run)
+    compiled = torch.compile(run.model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        output_of(compiled, batch)
+    assert run.rollback(home).success
+    torch.testing.assert_close(output_of(compiled, batch), output_of(run.model, batch))
+
+
 @pytest.mark.slow
 @EVERY_SURGERY
 def test_a_model_compiled_before_a_surgery_follows_it(name: str, surgery: str, engine: Engine) -> None:
