@@ -101,12 +101,27 @@ def join_group(
     """
     target: list[Any] = optimizer.param_groups[group]["params"]
     joining = list(parameters)
+    _give_first_state(journal, optimizer, joining, group)
     if optimizer.param_groups[group].get("fused") and any(
         "momentum_buffer" in optimizer.state.get(parameter, {}) for parameter in target
     ):
         for parameter in joining:
             journal.set_item(optimizer.state, parameter, {"momentum_buffer": torch.zeros_like(parameter)})
     journal.replace_list(target, [*target, *joining])
+
+
+def _give_first_state(
+    journal: Journal, optimizer: Optimizer, parameters: Iterable[torch.Tensor], group: int
+) -> None:
+    """Give parameters the state that they have before their first step: Adagrad's, which torch up to 2.12 makes along
+    with the optimizer and misses later."""
+    if not isinstance(optimizer, torch.optim.Adagrad):
+        return
+    terms = {name: optimizer.param_groups[group][name] for name in optimizer.defaults}
+    for parameter in parameters:
+        state = torch.optim.Adagrad([parameter], **terms).state.get(parameter)
+        if state:
+            journal.set_item(optimizer.state, parameter, state)
 
 
 def leave_groups(journal: Journal, optimizer: Optimizer, parameters: Iterable[torch.Tensor]) -> None:
@@ -141,6 +156,8 @@ def begin_anew(live: Live, journal: Journal) -> None:
         journal, optimizer, [p for g in optimizer.param_groups for p in g["params"] if id(p) not in own]
     )
     journal.replace_items(optimizer.state, {})
+    for index, held_before in enumerate(optimizer.param_groups):
+        _give_first_state(journal, optimizer, held_before["params"], index)
     for module in live.module.modules():
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for parameter in module.parameters(recurse=False):

@@ -14,10 +14,14 @@ import torch
 
 Location = tuple[int | str, ...]
 """Keys, positions and field names that lead to an entry; empty for the value itself."""
+_LEAVES = (torch.Tensor, type(None), bool, int, float, str)
+"""Not asked whether they are dataclasses: older compilers can't answer that of None (torch 2.11)."""
 
 
 def entries(value: Any) -> Iterator[tuple[int | str, Any]]:
     """Yield the direct entries of a structure; nothing for a leaf."""
+    if isinstance(value, _LEAVES):
+        return
     if isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, (tuple, list)):
