@@ -25,11 +25,11 @@ from .trials import Trials
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 
 
-def visited(species: Species, url: str) -> Visit:
+def visited(species: Species, url: str, device: str) -> Visit:
     """Try everything on one model."""
     began = time.perf_counter()
     with Engine(url) as engine:
-        trials = Trials(species, engine)
+        trials = Trials(species, engine, device)
         pins = trials.pins()
         outcomes = tuple(every(trials))
     with elsewhere() as process:
@@ -51,14 +51,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="zoo", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*ZOO, []], metavar="MODEL")
     parser.add_argument("--write", action="store_true", help="write docs/zoo.md")
+    parser.add_argument("--device", default="cpu", help="where the models stand")
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
     visits = []
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(chosen.names or ZOO):
-            visits.append(visited(ZOO[name], f"sqlite:///{folder}/{number}.db"))
+            visits.append(visited(ZOO[name], f"sqlite:///{folder}/{number}.db", chosen.device))
             sys.stderr.write(f"{visits[-1].summary()}\n")
     text = page(visits)
     if chosen.write:

@@ -8,10 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from esper_es.projections.live.structures import tensors_in
 
 from .species import Inputs
+
+
+def moved(inputs: Inputs, device: str) -> Inputs:
+    """Return the inputs on a device."""
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def called(model: nn.Module, inputs: Inputs) -> Any:

@@ -76,7 +76,7 @@ class Messages(nn.Module):
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
         x = torch.relu(self.enter(x))
         sent = self.message(x)[edges[0]]
-        total = torch.zeros(len(x), sent.shape[1], dtype=sent.dtype).index_add(0, edges[1], sent)
+        total = sent.new_zeros(len(x), sent.shape[1]).index_add(0, edges[1], sent)
         left: Tensor = self.leave(torch.relu(self.middle(torch.relu(total + self.own(x)))))
         return left
 

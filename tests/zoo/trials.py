@@ -15,7 +15,7 @@ from esper_es.domain.edits import Edit
 from esper_es.projections.live.describe import describe
 from esper_es.tracing import WidthGroup
 
-from .looking import compiles, difference, outputs, train
+from .looking import compiles, difference, moved, outputs, train
 from .masking import gone, silenced
 from .outcomes import Outcome, Version
 from .species import Species
@@ -36,19 +36,20 @@ class Trials:
     Args:
         species: the model.
         engine: to whose log it is attached.
+        device: where the model stands.
 
     Attributes:
         versions: what surgeries led to, for replays elsewhere.
         compiles: whether the model can be compiled as one graph at all.
     """
 
-    def __init__(self, species: Species, engine: Engine) -> None:
+    def __init__(self, species: Species, engine: Engine, device: str = "cpu") -> None:
         torch.manual_seed(7)
         self._engine = engine
         self.species = species
-        self.inputs = species.inputs()
+        self.inputs = moved(species.inputs(), device)
         self.versions: list[Version] = []
-        model = stirred(species.build())
+        model = stirred(species.build()).to(device)
         self._optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         self.run = engine.attach(
             model,
@@ -159,13 +160,13 @@ class Trials:
         began = time.perf_counter()
         result = operate()
         seconds = time.perf_counter() - began
-        moved, wrong, bounded = None, [], True
+        distance, wrong, bounded = None, [], True
         if result.success:
             bounded = not result.details.get("reduced_by")
             should = expected(before, result)
-            moved = None if should is None else difference(should, outputs(self.run.model, self.inputs))
-            if bounded and moved is not None and not moved <= PRESERVED:
-                wrong.append(f"the outputs moved by {moved:.1e}")
+            distance = None if should is None else difference(should, outputs(self.run.model, self.inputs))
+            if bounded and distance is not None and not distance <= PRESERVED:
+                wrong.append(f"the outputs moved by {distance:.1e}")
             wrong += self._broken(compiled and self.compiles)
             if not self.run.rollback(self._home).success:
                 wrong.append("the rollback was refused")
@@ -176,7 +177,7 @@ class Trials:
             surgery=surgery,
             target=target,
             refused=result.error or "" if not result.success else "",
-            moved=moved,
+            moved=distance,
             bounded=bounded,
             wrong=tuple(wrong),
             seconds=seconds,
