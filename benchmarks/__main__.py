@@ -1,4 +1,7 @@
-"""Runs the benchmarks and prints their tables; ``--write`` keeps them in docs/benchmarks.md."""
+"""Runs the benchmarks and prints their tables; ``--write`` keeps them in docs/benchmarks.md.
+
+With ``--device cuda`` it runs those that time a GPU too, and keeps them in docs/benchmarks-cuda.md.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,23 @@ from pathlib import Path
 import torch
 
 from benchmarks import captures, leaks, overhead, peaks, replays, scaling, surgery, traces, widths
-from benchmarks.measure import machine
+from benchmarks.measure import Setting, machine
 
-BENCHMARKS = {
+ON_ANY_DEVICE = {
     "surgery": surgery.tables,
     "traces": traces.tables,
     "widths": widths.tables,
-    "scaling": scaling.tables,
     "overhead": overhead.tables,
     "captures": captures.tables,
-    "replays": replays.tables,
-    "leaks": leaks.tables,
     "peaks": peaks.tables,
 }
+BENCHMARKS = {
+    **ON_ANY_DEVICE,
+    "scaling": scaling.tables,
+    "replays": replays.tables,
+    "leaks": leaks.tables,
+}
+PAGES = {"cpu": Path("docs/benchmarks.md"), "cuda": Path("docs/benchmarks-cuda.md")}
 
 
 def main() -> None:
@@ -29,22 +36,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which; all by default")
     parser.add_argument("--quick", action="store_true", help="few repeats")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="keep the tables in docs/")
+    parser.add_argument("--device", choices=[*PAGES], default="cpu", help="where the models stand")
     options = parser.parse_args()
+    chosen = BENCHMARKS if options.device == "cpu" else ON_ANY_DEVICE
+    elsewhere = [name for name in options.names if name not in chosen]
+    if elsewhere:
+        parser.error(f"on the CPU only: {', '.join(elsewhere)}")
     torch.manual_seed(0)
-    parts = [_heading()]
-    for name in options.names or BENCHMARKS:
-        for table in BENCHMARKS[name](options.quick):
+    setting = Setting(options.quick, torch.device(options.device))
+    parts = [_heading(setting.device)]
+    for name in options.names or chosen:
+        for table in chosen[name](setting):
             parts.append(table.markdown())
             print(parts[-1], flush=True)
     if options.write:
-        Path("docs/benchmarks.md").write_text("\n".join(parts))
+        PAGES[options.device].write_text("\n".join(parts))
 
 
-def _heading() -> str:
+def _heading(device: torch.device) -> str:
+    command, title = (
+        ("make bench", "Benchmarks")
+        if device.type == "cpu"
+        else (f"python -m benchmarks --device {device.type}", "Benchmarks on a GPU")
+    )
     return (
-        f"# Benchmarks\n\nMade by `make bench` on a shared machine ({machine()}, Python {platform.python_version()}, "
-        "CPU): read the ratios, each of figures taken in turn in one run.\n"
+        f"# {title}\n\nMade by `{command}` on a shared machine ({machine(device)}, Python "
+        f"{platform.python_version()}, {device.type.upper()}): read the ratios, each of figures taken in turn in one "
+        "run.\n"
     )
 
 

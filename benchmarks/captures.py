@@ -1,4 +1,4 @@
-"""Capture and restore of a ResNet-18 with Adam, against torch.save, torch.load and memcpy."""
+"""Capture and restore of a ResNet-18 with Adam, against torch.save, torch.load and copying the tensors."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Row, Table, milliseconds
+from benchmarks.measure import Row, Setting, Table, milliseconds
 from benchmarks.models import resnet18, train_step
 from esper_es import Engine
 
 
-def tables(quick: bool) -> list[Table]:
+def tables(setting: Setting) -> list[Table]:
     """Measure."""
-    repeats = 3 if quick else 7
-    model = resnet18()
+    repeats = 3 if setting.quick else 7
+    model = resnet18().to(setting.device)
     optimizer = torch.optim.Adam(model.parameters())
-    x, y = torch.randn(8, 3, 32, 32), torch.randint(0, 10, (8,))
+    x, y = torch.randn(8, 3, 32, 32).to(setting.device), torch.randint(0, 10, (8,)).to(setting.device)
+    clock = setting.wall
     train_step(model, optimizer, x, y)
     tensors = [*model.state_dict().values()]
     tensors += [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
@@ -26,26 +27,29 @@ def tables(quick: bool) -> list[Table]:
     with tempfile.TemporaryDirectory() as name, Engine(f"sqlite:///{Path(name) / 'bench.db'}") as engine:
         folder = Path(name)
         run = engine.attach(model, "bench", (x,), optimizer, blueprint="benchmarks/resnet18")
-        copying = milliseconds(lambda: [t.clone() for t in tensors], repeats)
-        saving = milliseconds(lambda: _save(folder, model, optimizer), repeats)
-        loading = milliseconds(lambda: _load(folder, model, optimizer), repeats)
+        copying = milliseconds(lambda: [t.clone() for t in tensors], repeats, clock=clock)
+        saving = milliseconds(lambda: _save(folder, model, optimizer), repeats, clock=clock)
+        loading = milliseconds(lambda: _load(folder, model, optimizer), repeats, clock=clock)
 
-        def changed() -> None:
+        def touched() -> None:
             with torch.no_grad():
                 for tensor in tensors:
                     if tensor.is_floating_point():
                         tensor.mul_(1.0001)
+
+        def changed() -> None:
+            touched()
             run.capture()
 
-        touching = milliseconds(lambda: [t.mul_(1.0001) for t in tensors if t.is_floating_point()], repeats)
-        capturing = milliseconds(changed, repeats) - touching
-        again = milliseconds(run.capture, repeats)
+        touching = milliseconds(touched, repeats, clock=clock)
+        capturing = milliseconds(changed, repeats, clock=clock) - touching
+        again = milliseconds(run.capture, repeats, clock=clock)
         version = run.capture()
-        restoring = milliseconds(lambda: run.rollback(version), repeats)
+        restoring = milliseconds(lambda: run.rollback(version), repeats, clock=clock)
     rows = [
-        Row("memcpy of all tensors", copying),
-        Row("torch.save + fsync", saving, baseline="memcpy", ratio=saving / copying),
-        Row("torch.load + load_state_dict", loading, baseline="memcpy", ratio=loading / copying),
+        Row("copying all tensors", copying),
+        Row("torch.save + fsync", saving, baseline="copying", ratio=saving / copying),
+        Row("torch.load + load_state_dict", loading, baseline="copying", ratio=loading / copying),
         Row("capture, everything changed", capturing, baseline="torch.save", ratio=capturing / saving),
         Row("capture, nothing changed", again, baseline="torch.save", ratio=again / saving),
         Row(
@@ -57,7 +61,7 @@ def tables(quick: bool) -> list[Table]:
         ),
     ]
     title = f"Capture and restore, ResNet-18 with Adam, {megabytes:.0f} MB"
-    return [Table(title, rows, rounds=repeats, threads=torch.get_num_threads())]
+    return [Table(title, rows, rounds=repeats, threads=torch.get_num_threads(), device=setting.device)]
 
 
 def _save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

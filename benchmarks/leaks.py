@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from benchmarks.apart import in_a_process_of_its_own
-from benchmarks.measure import Row, Table
+from benchmarks.measure import Row, Setting, Table
 from esper_es import CapturePolicy, Engine
 
 
-def tables(quick: bool) -> list[Table]:
+def tables(setting: Setting) -> list[Table]:
     """Measure."""
-    return in_a_process_of_its_own(_tables, quick)
+    return in_a_process_of_its_own(_tables, setting.quick)
 
 
 def _tables(quick: bool) -> list[Table]:

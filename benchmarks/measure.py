@@ -18,6 +18,36 @@ from attrs import frozen
 WALL = time.perf_counter
 CPU = time.process_time
 """Seconds that this process computed, on all its threads: a busy machine does not lengthen them much."""
+HERE = torch.device("cpu")
+
+
+@frozen
+class Setting:
+    """How to measure.
+
+    Attributes:
+        quick: whether few repeats are enough.
+        device: where models stand.
+    """
+
+    quick: bool
+    device: torch.device = HERE
+
+    def wall(self) -> float:
+        """Return the wall time in seconds, once the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return WALL()
+
+    @property
+    def steady(self) -> Callable[[], float]:
+        """The clock that a busy machine disturbs least."""
+        return CPU if self.device.type == "cpu" else self.wall
+
+    @property
+    def steady_name(self) -> str:
+        """What that clock counts, for a table."""
+        return "CPU time" if self.device.type == "cpu" else "wall time"
 
 
 @frozen
@@ -52,6 +82,7 @@ class Table:
         clock: what was counted: ``"wall time"``, ``"CPU time"``.
         threads: that torch might use.
         skipped: what could not be measured, and why.
+        device: where the models stood.
     """
 
     title: str
@@ -60,13 +91,14 @@ class Table:
     clock: str = "wall time"
     threads: int = 1
     skipped: Sequence[str] = ()
+    device: torch.device = HERE
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
         lines = [
             f"## {self.title}",
             "",
-            f"{machine()}; {self.threads} thread{'s' * (self.threads > 1)}; medians of n = {self.rounds}; "
+            f"{machine(self.device)}; {self.threads} thread{'s' * (self.threads > 1)}; medians of n = {self.rounds}; "
             f"{self.clock}.",
             "",
             "| what | median | against | ratio | note |",
@@ -81,10 +113,11 @@ class Table:
         return "\n".join(lines) + "\n"
 
 
-def machine() -> str:
-    """Return processor, cores, date and release of torch, as every table states them."""
+def machine(device: torch.device = HERE) -> str:
+    """Return GPU, if there is one, processor, cores, date and release of torch, as every table states them."""
     date = datetime.now(UTC).date().isoformat()
-    return f"{_processor()}, {os.cpu_count()} cores, {date}, torch {torch.__version__}"
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    return f"{gpu}{_processor()}, {os.cpu_count()} cores, {date}, torch {torch.__version__}"
 
 
 def _processor() -> str:

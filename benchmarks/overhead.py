@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.measure import CPU, Row, Table, interleaved, median_ratio, milliseconds, one_thread
+from benchmarks.measure import Row, Setting, Table, interleaved, median_ratio, milliseconds, one_thread
 from benchmarks.models import small_cnn, train_step
 from esper_es import AlphaSchedule, Engine, Run
 from esper_es.projections.live.modules import Residual
@@ -21,31 +21,35 @@ PLAIN = "without the engine"
 BY_HAND = "without the engine, same layer by hand"
 
 
-def tables(quick: bool) -> list[Table]:
+def tables(setting: Setting) -> list[Table]:
     """Measure."""
     with one_thread():
-        return [_table(8 if quick else 80)]
+        return [_table(8 if setting.quick else 80, setting)]
 
 
-def _table(rounds: int) -> Table:
+def _table(rounds: int, setting: Setting) -> Table:
+    device = setting.device
     loops: dict[str, Callable[[], None]] = {
-        PLAIN: _loop(small_cnn()),
-        "without the engine, again": _loop(small_cnn()),
-        "attached, no seeds": _attached(lambda run: None),
-        "one dormant seed": _attached(_dormant),
-        BY_HAND: _loop(_with_static_branch()),
-        "one incubating seed": _attached(_incubating),
-        "one blended seed": _attached(_blended),
-        "one fossilized seed": _attached(_fossilized),
+        PLAIN: _loop(small_cnn().to(device)),
+        "without the engine, again": _loop(small_cnn().to(device)),
+        "attached, no seeds": _attached(device, lambda run: None),
+        "one dormant seed": _attached(device, _dormant),
+        BY_HAND: _loop(_with_static_branch().to(device)),
+        "one incubating seed": _attached(device, _incubating),
+        "one blended seed": _attached(device, _blended),
+        "one fossilized seed": _attached(device, _fossilized),
     }
-    hook = _hook()
+    hook = _hook(setting)
     gc.collect()
-    times = dict(zip(loops, interleaved(list(loops.values()), rounds, warmup=3, clock=CPU), strict=True))
+    times = dict(
+        zip(loops, interleaved(list(loops.values()), rounds, warmup=3, clock=setting.steady), strict=True)
+    )
     return Table(
         "Training step, small CNN, batch 32, SGD with momentum",
         [*_rows(times), Row("what the engine does at the end of a step", hook, note="by itself")],
         rounds=rounds,
-        clock="CPU time; ratios are medians of the ratios within a round",
+        clock=f"{setting.steady_name}; ratios are medians of the ratios within a round",
+        device=device,
     )
 
 
@@ -69,7 +73,8 @@ def _rows(times: dict[str, list[float]]) -> list[Row]:
 
 def _loop(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Callable[[], None]:
     chosen = optimizer or torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    x, y = torch.randn(32, 3, 32, 32), torch.randint(0, 10, (32,))
+    device = next(model.parameters()).device
+    x, y = torch.randn(32, 3, 32, 32).to(device), torch.randint(0, 10, (32,)).to(device)
 
     def loop() -> None:
         for _ in range(STEPS):
@@ -87,21 +92,21 @@ def _with_static_branch() -> nn.Module:
     return nn.Sequential(*layers[:9], Residual(branch), *layers[9:])
 
 
-def _attached(prepare: Callable[[Run], None]) -> Callable[[], None]:
-    model = small_cnn()
+def _attached(device: torch.device, prepare: Callable[[Run], None]) -> Callable[[], None]:
+    model = small_cnn().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    run = Engine().attach(model, "bench", (torch.randn(4, 3, 32, 32),), optimizer)
+    run = Engine().attach(model, "bench", (torch.randn(4, 3, 32, 32).to(device),), optimizer)
     prepare(run)
     return _loop(model, optimizer)
 
 
-def _hook() -> float:
+def _hook(setting: Setting) -> float:
     """Return how long the engine's hook on the optimizer takes, step by step, after gradients were made."""
     runs: list[Run] = []
-    loop = _attached(runs.append)
+    loop = _attached(setting.device, runs.append)
     loop()
     session = runs[0].session
-    return milliseconds(lambda: session.boundary.declare(session.live), 200, clock=CPU)
+    return milliseconds(lambda: session.boundary.declare(session.live), 200, clock=setting.steady)
 
 
 def _dormant(run: Run) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import torch
 from torch import nn
 
-from benchmarks.measure import Row, Table, milliseconds
+from benchmarks.measure import Row, Setting, Table, milliseconds
 from esper_es import Engine
 from esper_es.domain.envelope import Cause, model_id
 from esper_es.domain.facts import EpochEnded
@@ -19,9 +19,9 @@ from esper_es.ledger.tables import facts
 FACTS = 10_000
 
 
-def tables(quick: bool) -> list[Table]:
+def tables(setting: Setting) -> list[Table]:
     """Measure."""
-    repeats = 3 if quick else 7
+    repeats = 3 if setting.quick else 7
     with tempfile.TemporaryDirectory() as folder, Engine(f"sqlite:///{Path(folder) / 'bench.db'}") as engine:
         run = engine.attach(nn.Sequential(nn.Linear(8, 8)), "bench", (torch.randn(4, 8),))
         for start in range(0, FACTS, 500):

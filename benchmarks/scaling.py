@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from attrs import frozen
 
-from benchmarks.measure import CPU, Row, Table, interleaved, median_ratio, one_thread
+from benchmarks.measure import CPU, Row, Setting, Table, interleaved, median_ratio, one_thread
 from benchmarks.models import square_mlp
 from benchmarks.subjects import Subject, subjects
 from esper_es import CapturePolicy, Engine, Run
@@ -18,15 +18,15 @@ from esper_es import CapturePolicy, Engine, Run
 WITHOUT_CAPTURES = CapturePolicy(before_structural_change=False)
 
 
-def tables(quick: bool) -> list[Table]:
+def tables(setting: Setting) -> list[Table]:
     """Measure."""
-    rounds = 2 if quick else 5
-    layers = (64, 128, 256) if quick else (125, 250, 500, 1000, 2000)
-    widths = (64, 128, 256) if quick else (128, 256, 512, 1024)
+    rounds = 2 if setting.quick else 5
+    layers = (64, 128, 256) if setting.quick else (125, 250, 500, 1000, 2000)
+    widths = (64, 128, 256) if setting.quick else (128, 256, 512, 1024)
     with one_thread():
         by_layers = [_measured(size, 64, rounds) for size in layers]
         by_width = [_measured(16, width, rounds) for width in widths]
-        replays = _replays(2 if quick else 5)
+        replays = _replays(2 if setting.quick else 5)
     return [
         _curve("Growth with the layers: MLPs of width 64, SGD", "layers", layers, by_layers, rounds),
         _curve("Growth with the width: MLPs of 16 layers, SGD", "width", widths, by_width, rounds),

@@ -10,6 +10,7 @@ import torch
 from attrs import frozen
 from torch import nn
 
+from benchmarks.measure import HERE
 from benchmarks.models import gpt2, resnet50, square_mlp
 
 
@@ -57,13 +58,13 @@ class Subject:
         optimizer.zero_grad()
 
 
-def subjects() -> tuple[list[Subject], list[str]]:
-    """Return the subjects, and why others are left out."""
+def subjects(device: torch.device = HERE) -> tuple[list[Subject], list[str]]:
+    """Return the subjects on a device, and why others are left out."""
     found = [
         Subject(
             title="ResNet-50, 2 images of 32x32",
-            build=resnet50,
-            example=(torch.randn(2, 3, 32, 32),),
+            build=lambda: resnet50().to(device),
+            example=(torch.randn(2, 3, 32, 32).to(device),),
             layer="stages.1.1.conv1",
             wide=160,
             narrow=96,
@@ -72,8 +73,8 @@ def subjects() -> tuple[list[Subject], list[str]]:
         ),
         Subject(
             title="MLP of 1,000 layers of width 64, batch 4",
-            build=lambda: square_mlp(1000),
-            example=(torch.randn(4, 64),),
+            build=lambda: square_mlp(1000).to(device),
+            example=(torch.randn(4, 64).to(device),),
             layer="1000",
             wide=80,
             narrow=48,
@@ -83,8 +84,8 @@ def subjects() -> tuple[list[Subject], list[str]]:
         return found, ["GPT-2 small: transformers is not installed"]
     language_model = Subject(
         title="GPT-2 small, 2 sequences of 8 tokens",
-        build=gpt2,
-        example={"input_ids": torch.randint(0, 50257, (2, 8))},
+        build=lambda: gpt2().to(device),
+        example={"input_ids": torch.randint(0, 50257, (2, 8)).to(device)},
         layer="transformer.h.5.mlp.c_fc",
         wide=3200,
         narrow=2944,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.measure import Row, Table, milliseconds, one_thread
+from benchmarks.measure import Row, Setting, Table, milliseconds, one_thread
 from benchmarks.models import mlp, resnet18, train_step
 from esper_es import Engine, Run, SurgeryResult
 
@@ -43,15 +43,16 @@ MLP: dict[str, Operation] = {
 }
 
 
-def tables(quick: bool) -> list[Table]:
+def tables(setting: Setting) -> list[Table]:
     """Measure."""
-    repeats = 2 if quick else 5
-    x, y = torch.randn(8, 3, 32, 32), torch.randint(0, 10, (8,))
-    flat = torch.randn(8, 64)
+    repeats = 2 if setting.quick else 5
+    here = setting.device
+    x, y = torch.randn(8, 3, 32, 32).to(here), torch.randint(0, 10, (8,)).to(here)
+    flat = torch.randn(8, 64).to(here)
     with one_thread():
         return [
-            _table("ResNet-18, Adam", resnet18(), "benchmarks/resnet18", x, y, RESNET, repeats),
-            _table("6-layer MLP, width 512, Adam", mlp(), None, flat, y, MLP, repeats),
+            _table("ResNet-18, Adam", resnet18().to(here), "benchmarks/resnet18", x, y, RESNET, repeats),
+            _table("6-layer MLP, width 512, Adam", mlp().to(here), None, flat, y, MLP, repeats),
         ]
 
 
@@ -74,7 +75,7 @@ def _table(
         start = run.capture()
         for name, operation in operations.items():
             rows += _rows(run, start, name, operation, copying, repeats)
-    return Table(f"Surgery latency: {title}", rows, rounds=repeats)
+    return Table(f"Surgery latency: {title}", rows, rounds=repeats, device=x.device)
 
 
 def _rows(run: Run, start: int, name: str, operation: Operation, copying: float, repeats: int) -> list[Row]:

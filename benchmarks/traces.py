@@ -7,32 +7,33 @@ import statistics
 import torch
 
 from benchmarks import peers
-from benchmarks.measure import CPU, Row, Table, interleaved, median_ratio, one_thread
+from benchmarks.measure import Row, Setting, Table, interleaved, median_ratio, one_thread
 from benchmarks.subjects import Subject, subjects
 from esper_es.tracing import trace
 
 
-def tables(quick: bool) -> list[Table]:
+def tables(setting: Setting) -> list[Table]:
     """Measure."""
     rows: list[Row] = []
-    found, skipped = subjects()
-    rounds = 3 if quick else 11
+    found, skipped = subjects(setting.device)
+    rounds = 3 if setting.quick else 11
     with one_thread():
         for subject in found:
-            rows += _rows(subject, rounds)
+            rows += _rows(subject, rounds, setting)
     lacking = peers.missing(peers.TORCH_PRUNING)
     return [
         Table(
             "Tracing",
             rows,
             rounds=rounds,
-            clock="CPU time, in turn",
+            clock=f"{setting.steady_name}, in turn",
             skipped=[*skipped, *([lacking] if lacking else [])],
+            device=setting.device,
         )
     ]
 
 
-def _rows(subject: Subject, rounds: int) -> list[Row]:
+def _rows(subject: Subject, rounds: int, setting: Setting) -> list[Row]:
     model = subject.build().eval()
     compares = peers.missing(peers.TORCH_PRUNING) is None
 
@@ -43,7 +44,7 @@ def _rows(subject: Subject, rounds: int) -> list[Row]:
     actions = [forward, lambda: trace(model, [subject.arguments])]
     if compares:
         actions.append(lambda: peers.dependency_graph(subject, model))
-    times = interleaved(actions, rounds, clock=CPU)
+    times = interleaved(actions, rounds, clock=setting.steady)
     tracing = statistics.median(times[1])
     rows = [
         Row(f"{subject.title}: forward", statistics.median(times[0])),

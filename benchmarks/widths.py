@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,16 @@ from attrs import frozen
 from torch import nn
 
 from benchmarks import peers
-from benchmarks.measure import Row, Table, interleaved, median_ratio, milliseconds, one_thread, uncollected
+from benchmarks.measure import (
+    Row,
+    Setting,
+    Table,
+    interleaved,
+    median_ratio,
+    milliseconds,
+    one_thread,
+    uncollected,
+)
 from benchmarks.models import square_mlp
 from benchmarks.subjects import Subject, subjects
 from esper_es import Engine, Run, SurgeryResult
@@ -28,16 +37,17 @@ TRIED = ("plan", "prove", "apply")
 ALL = ("plan", "validate", "prove", "apply")
 
 
-def tables(quick: bool) -> list[Table]:
+def tables(setting: Setting) -> Iterator[Table]:
     """Measure."""
-    found, skipped = subjects()
-    rounds = 2 if quick else 5
+    found, skipped = subjects(setting.device)
+    rounds = 2 if setting.quick else 5
     with one_thread():
-        measured = [_table(subject, rounds) for subject in found]
-        return [*measured, *_against_gromo(rounds, skipped)]
+        for subject in found:
+            yield _table(subject, rounds, setting)
+        yield from _against_gromo(rounds, skipped, setting)
 
 
-def _table(subject: Subject, rounds: int) -> Table:
+def _table(subject: Subject, rounds: int, setting: Setting) -> Table:
     model = subject.build()
     optimizer = torch.optim.Adam(model.parameters())
     subject.train_step(model, optimizer)
@@ -49,16 +59,16 @@ def _table(subject: Subject, rounds: int) -> Table:
             reason = f"{subject.layer!r} can't be widened: {first.error}"
             print(f"{title}: {reason}")
             return Table(title, [], rounds=rounds, skipped=[reason])
-        bare = _bare(engine, run, max(rounds, 7), first.undo_version)
+        bare = _bare(engine, run, max(rounds, 7), first.undo_version, setting)
         growth = _surgeries(run, subject, subject.wide, rounds)
         shrinking = [_operated(run, subject, subject.narrow) for _ in range(rounds)]
-        copying = milliseconds(lambda: copy.deepcopy(model), rounds)
+        copying = milliseconds(lambda: copy.deepcopy(model), rounds, clock=setting.wall)
     rows = [*bare, Row("copy.deepcopy(model)", copying), *_growth_rows(subject, growth, copying)]
-    narrowing, skipped = _narrowing_rows(subject, shrinking, rounds)
-    return Table(title, [*rows, *narrowing], rounds=rounds, skipped=skipped)
+    narrowing, skipped = _narrowing_rows(subject, shrinking, rounds, setting)
+    return Table(title, [*rows, *narrowing], rounds=rounds, skipped=skipped, device=setting.device)
 
 
-def _bare(engine: Engine, run: Run, rounds: int, undo_version: int) -> list[Row]:
+def _bare(engine: Engine, run: Run, rounds: int, undo_version: int, setting: Setting) -> list[Row]:
     """Apply and undo the recorded edits on the live objects, in turn with copying what they touch."""
     fact = next(e.fact for e in reversed(engine.history("bench")) if isinstance(e.fact, LayerWidthModified))
     floor = [tensor.detach().clone() for tensor in _touched(run, fact.edits)]
@@ -72,6 +82,7 @@ def _bare(engine: Engine, run: Run, rounds: int, undo_version: int) -> list[Row]
             journal.undo,
         ],
         rounds,
+        clock=setting.wall,
         in_order=True,
     )
     megabytes = sum(tensor.nbytes for tensor in floor) / 1e6
@@ -180,7 +191,7 @@ def _growth_rows(subject: Subject, growth: Surgeries, copying: float) -> list[Ro
 
 
 def _narrowing_rows(
-    subject: Subject, shrinking: Sequence[Operated], rounds: int
+    subject: Subject, shrinking: Sequence[Operated], rounds: int, setting: Setting
 ) -> tuple[list[Row], list[str]]:
     ours = _median(shrinking, ALL)
     rows = [Row(f"narrower ({subject.narrow}): plan + validate + prove + apply", ours)]
@@ -188,7 +199,7 @@ def _narrowing_rows(
     if lacking is not None:
         return rows, [lacking]
     try:
-        theirs = _pruning(subject, rounds)
+        theirs = _pruning(subject, rounds, setting)
     except ValueError as error:
         return rows, [f"Torch-Pruning: {error}"]
     note = "neither proof nor optimizer"
@@ -197,7 +208,7 @@ def _narrowing_rows(
     return rows, []
 
 
-def _pruning(subject: Subject, rounds: int) -> float:
+def _pruning(subject: Subject, rounds: int, setting: Setting) -> float:
     """Return the time of Torch-Pruning's graph and pruning, each time on a new copy."""
     whole = subject.build()
     count = max(1, whole.get_submodule(subject.layer).get_parameter("weight").shape[0] - subject.narrow)
@@ -207,19 +218,22 @@ def _pruning(subject: Subject, rounds: int) -> float:
         model = copies.pop()
         peers.prune(peers.dependency_graph(subject, model), model.get_submodule(subject.layer), count)
 
-    times = interleaved([prune_one], rounds, before=lambda: copies.append(copy.deepcopy(whole)))
+    times = interleaved(
+        [prune_one], rounds, clock=setting.wall, before=lambda: copies.append(copy.deepcopy(whole))
+    )
     return statistics.median(times[0])
 
 
-def _against_gromo(rounds: int, skipped: Sequence[str]) -> list[Table]:
+def _against_gromo(rounds: int, skipped: Sequence[str], setting: Setting) -> list[Table]:
     """Grow one layer of an MLP of six layers; gromo grows models made of its own layers only."""
     title = "One layer wider: MLP of 6 layers of width 512, SGD"
     lacking = peers.missing(peers.GROMO)
-    model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), *square_mlp(5, 512))
+    model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), *square_mlp(5, 512)).to(setting.device)
+    example = (torch.randn(4, 64).to(setting.device),)
     with tempfile.TemporaryDirectory() as folder, Engine(f"sqlite:///{Path(folder) / 'bench.db'}") as engine:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        run = engine.attach(model, "bench", (torch.randn(4, 64),), optimizer)
-        subject = Subject(title, lambda: model, (torch.randn(4, 64),), "2", 640, 384)
+        run = engine.attach(model, "bench", example, optimizer)
+        subject = Subject(title, lambda: model, example, "2", 640, 384)
         growth = _surgeries(run, subject, 640, 3 * rounds)
     ours, bare = _median(growth.known, ALL), _median(growth.known, ("apply",))
     rows = [
@@ -227,7 +241,7 @@ def _against_gromo(rounds: int, skipped: Sequence[str]) -> list[Table]:
         Row("apply", bare),
     ]
     if lacking is None:
-        theirs = milliseconds(_growing(3 * rounds), 3 * rounds)
+        theirs = milliseconds(_growing(3 * rounds, setting), 3 * rounds, clock=setting.wall)
         rows.append(
             Row("gromo: extend and apply", theirs, note="its own layers; no proof, no optimizer, no way back")
         )
@@ -236,9 +250,9 @@ def _against_gromo(rounds: int, skipped: Sequence[str]) -> list[Table]:
     reasons = [*skipped, *([lacking] if lacking else [])]
     for reason in reasons:
         print(f"skipped: {reason}")
-    return [Table(title, rows, rounds=3 * rounds, skipped=reasons)]
+    return [Table(title, rows, rounds=3 * rounds, skipped=reasons, device=setting.device)]
 
 
-def _growing(rounds: int) -> Callable[[], None]:
-    models = [peers.growing_mlp(6, 512) for _ in range(rounds + 1)]
+def _growing(rounds: int, setting: Setting) -> Callable[[], None]:
+    models = [peers.growing_mlp(6, 512).to(setting.device) for _ in range(rounds + 1)]
     return lambda: peers.grow(models.pop(), 2, 128)
