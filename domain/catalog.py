@@ -14,6 +14,7 @@ from esper_es.domain import facts
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import LedgerError
 from esper_es.domain.facts import Fact
+from esper_es.domain.index_map import IndexMap
 
 Upcaster = Callable[[dict[str, Json]], dict[str, Json]]
 
@@ -35,7 +36,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("state.rolled_back", 2, facts.RolledBack),
     Entry("surgery.layer_added", 1, facts.LayerAdded),
     Entry("surgery.layer_removed", 1, facts.LayerRemoved),
-    Entry("surgery.layer_width_modified", 2, facts.LayerWidthModified),
+    Entry("surgery.layer_width_modified", 3, facts.LayerWidthModified),
     Entry("surgery.skip_connection_added", 1, facts.SkipConnectionAdded),
     Entry("surgery.skip_connection_removed", 1, facts.SkipConnectionRemoved),
     Entry("surgery.refused", 1, facts.SurgeryRefused),
@@ -63,12 +64,19 @@ def _with(**added: Json) -> Upcaster:
     return lambda body: {**body, **added}
 
 
+def _kept_units_in_runs(body: dict[str, Json]) -> dict[str, Json]:
+    kept = body["kept_units"]
+    runs = None if kept is None else [list(run) for run in IndexMap.of(kept).runs]
+    return {**body, "kept_units": runs}
+
+
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("model.registered", 1): _with(examples=None),
     ("clock.training_continued", 1): _with(moved=[]),
     ("run.resumed", 1): _with(left_out=[], fresh=[]),
     ("state.rolled_back", 1): _with(left_out=[], fresh=[]),
     ("surgery.layer_width_modified", 1): _with(dimension=None, units=None, method=""),
+    ("surgery.layer_width_modified", 2): _kept_units_in_runs,
 }
 """``(name, old schema)`` to the function that yields the JSON of schema + 1."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from attrs import evolve, frozen
 
@@ -19,6 +19,7 @@ from esper_es.domain.facts import (
     StateCaptured,
     WatchOpened,
 )
+from esper_es.domain.index_map import IndexMap
 from esper_es.domain.state import ModelState
 
 
@@ -112,7 +113,7 @@ def modify_layer_width(
     old_width: int,
     new_width: int,
     initialization: str,
-    kept_units: Sequence[int] | None,
+    kept_units: Iterable[int] | None,
     dimension: int | None = None,
     units: tuple[int, int] | None = None,
     method: str = "",
@@ -130,7 +131,7 @@ def modify_layer_width(
         old_width=old_width,
         new_width=new_width,
         initialization=initialization,
-        kept_units=None if kept_units is None else tuple(kept_units),
+        kept_units=None if kept_units is None else IndexMap.of(kept_units),
         dimension=dimension,
         units=units,
         method=method,

@@ -10,6 +10,7 @@ from esper_es.domain.canonical import Json
 from esper_es.domain.edits import Edit
 from esper_es.domain.facts.effects import Effects
 from esper_es.domain.facts.finite import finite_number
+from esper_es.domain.index_map import IndexMap
 
 
 @frozen(kw_only=True)
@@ -47,7 +48,7 @@ class LayerWidthModified:
         old_width: channels before.
         new_width: channels after.
         initialization: asked for.
-        kept_units: ordinals of the units that stayed, when the layer became narrower.
+        kept_units: old ordinal of each unit that stayed, when the layer became narrower.
         dimension: of the layer's weight that was resized; None where nobody recorded it.
         units: how many units (channels, heads) there were before and are after; None where nobody recorded it.
         method: what was done about new entries, in a few words.
@@ -60,7 +61,7 @@ class LayerWidthModified:
     old_width: int
     new_width: int
     initialization: str
-    kept_units: tuple[int, ...] | None = None
+    kept_units: IndexMap | None = None
     dimension: int | None = None
     units: tuple[int, int] | None = None
     method: str = ""

@@ -17,7 +17,7 @@ from esper_es.cli.summaries import summary_of
 from esper_es.domain.canonical import Json
 from esper_es.domain.envelope import Envelope
 from esper_es.domain.errors import UsageError
-from esper_es.domain.facts import Effects, ModelRegistered
+from esper_es.domain.facts import Effects, LayerWidthModified, ModelRegistered
 from esper_es.ledger.codec import decode
 from esper_es.ledger.log import Log
 from esper_es.ledger.rows import StoredFactRow, join_topic, select_rows
@@ -115,13 +115,15 @@ def _cause(envelope: Envelope, caused_by: Envelope | None) -> list[tuple[str, Te
 
 
 def _fields(fact: StoredFact) -> list[tuple[str, str]]:
-    """Return what a fact says besides its edits and effects, as it is stored."""
+    """Return what a fact says besides its edits and effects, as it is stored, but for what is stored in runs."""
     stored: dict[str, Any] = dict(fact.body["fact"])
     stored.pop("edits", None)
     stored.pop("effects", None)
-    registered = fact.envelope.fact
-    if isinstance(registered, ModelRegistered):
-        stored |= _registration(registered, stored)
+    said = fact.envelope.fact
+    if isinstance(said, ModelRegistered):
+        stored |= _registration(said, stored)
+    if isinstance(said, LayerWidthModified) and said.kept_units is not None:
+        stored["kept_units"] = list(said.kept_units)
     return [(name, _value(value)) for name, value in stored.items()]
 
 

@@ -11,9 +11,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, delete, select
 
+from esper_es.domain import surgery_commands
+from esper_es.domain.edits import ResizeTensor
 from esper_es.domain.envelope import Envelope
 from esper_es.domain.errors import LedgerError, UsageError
 from esper_es.domain.facts import SurgeryRefused
+from esper_es.domain.index_map import IndexMap
 from esper_es.ledger.heads import heads
 from esper_es.ledger.log import Log
 from esper_es.ledger.revisions import VERSION_TABLE
@@ -26,7 +29,7 @@ from esper_es.projections.schema import metadata
 
 from .contents import contents
 from .digits import captured
-from .story import ADA, Teller, tell, told_envelopes, widen
+from .story import ADA, Teller, change, tell, told_envelopes, widen
 
 
 def test_migrations_build_exactly_the_audit_tables(engine: Engine) -> None:
@@ -128,3 +131,27 @@ def test_a_text_with_a_nul_character_is_kept_readable(engine: Engine) -> None:
     teller.record(ADA, fact)
     with engine.connect() as connection:
         assert connection.scalar(select(surgeries.c.target)) == "a\N{SYMBOL FOR NULL}b"
+
+
+def test_a_narrowed_layer_lists_the_units_that_stayed(engine: Engine) -> None:
+    teller = Teller.registering(engine, "digits")
+    kept = [0, 2, 3, 7]
+    narrowing = change(
+        ResizeTensor("first.weight", 0, IndexMap.of(kept)),
+        ResizeTensor("first.bias", 0, IndexMap.of(kept)),
+        ResizeTensor("last.weight", 1, IndexMap.of(kept)),
+        manifest="blake3:wide",
+    )
+    facts = surgery_commands.modify_layer_width(
+        teller.state,
+        narrowing,
+        layer_name="first",
+        old_width=8,
+        new_width=4,
+        initialization="kaiming",
+        kept_units=kept,
+    )
+    teller.record(ADA, *facts)
+    with engine.connect() as connection:
+        details = connection.scalar(select(surgeries.c.details))
+    assert details["kept_units"] == kept

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 from program_runs import Program
-from recorded_history import ROLLBACK, WIDENING, record_pair
+from recorded_history import ROLLBACK, WIDENING, record_narrowing, record_pair
 
 from esper_es.cli.locations import locate
 from esper_es.cli.reading import reading
@@ -97,6 +97,12 @@ def test_show_as_json_is_the_fact_as_stored(directory: Path, esper: Program) -> 
     with reading(locate("runs.db", None, {}, directory)) as source:
         _, body = encode(source.history("digits")[WIDENING - 1])
     assert {key: document[key] for key in orjson.loads(body)} == orjson.loads(body)
+
+
+def test_show_lists_the_units_that_stayed_one_by_one(empty_directory: Path, esper: Program) -> None:
+    narrowing, kept = record_narrowing(empty_directory)
+    shown = esper("show", str(narrowing)).out
+    assert f"kept_units      {orjson.dumps(kept).decode().replace(',', ', ')}\n" in shown
 
 
 def test_show_names_the_hash_of_the_fact_before(directory: Path, esper: Program) -> None:

@@ -23,11 +23,13 @@ from esper_es.domain.facts import (
     CapturesReleased,
     EpochEnded,
     Fact,
+    LayerWidthModified,
     ModelRegistered,
     SeedAdvanced,
     SurgeryRefused,
     TrainingContinued,
 )
+from esper_es.domain.index_map import IndexMap
 from esper_es.ledger.codec import decode, encode
 
 from .sample_facts import MODEL, SAMPLES, enclosed
@@ -347,3 +349,23 @@ class TestUpcasting:
         monkeypatch.setattr(catalog, "UPCASTERS", {})
         with pytest.raises(LedgerError, match="no upcaster from version 1"):
             read_body(body_of(CapturesReleased(versions=(1,))), "state.captures_released/1")
+
+
+def width_of_schema_2(kept_units: Json) -> dict[str, Json]:
+    """A body of the second schema, which listed the units that stayed one by one."""
+    [sample] = (fact for fact in SAMPLES if isinstance(fact, LayerWidthModified))
+    body = body_of(evolve(sample, edits=()))
+    return {**body, "fact": {**body["fact"], "kept_units": kept_units}}
+
+
+@pytest.mark.parametrize("kept", [None, [], [0], [5, 2, 3], [0, 1, 2, 7]])
+def test_units_once_listed_one_by_one_are_read_as_runs(kept: list[int] | None) -> None:
+    fact = read_body(width_of_schema_2(kept), "surgery.layer_width_modified/2").fact
+    assert isinstance(fact, LayerWidthModified)
+    assert fact.kept_units == (None if kept is None else IndexMap.of(kept))
+
+
+@pytest.mark.parametrize("kept", [3, ["a"], [-5], [[0, 1]]])
+def test_listed_units_that_are_no_ordinals_are_damage(kept: Json) -> None:
+    with pytest.raises(IntegrityFailure, match="does not fit schema 2"):
+        read_body(width_of_schema_2(kept), "surgery.layer_width_modified/2")

@@ -9,6 +9,8 @@ import pytest
 from esper_es.domain.catalog import BY_NAME
 from esper_es.domain.edits import EDIT_NAMES
 from esper_es.domain.envelope import Envelope
+from esper_es.domain.facts import LayerWidthModified
+from esper_es.domain.index_map import IndexMap
 from esper_es.ledger.codec import decode, encode
 
 from .golden_rows import GoldenRow, expected_topics, read_rows
@@ -42,3 +44,10 @@ def test_a_golden_row_loads_as_the_fact_of_its_name(topic: str) -> None:
 def test_a_golden_row_of_the_current_schema_is_written_again_as_it_was(topic: str) -> None:
     written_topic, state = encode(read(ROWS[topic]))
     assert (written_topic, json.loads(state)) == (topic, ROWS[topic].body)
+
+
+@pytest.mark.parametrize("schema", [1, 2, 3])
+def test_every_schema_of_a_width_says_which_units_stayed(schema: int) -> None:
+    fact = read(ROWS[f"surgery.layer_width_modified/{schema}"]).fact
+    assert isinstance(fact, LayerWidthModified)
+    assert fact.kept_units == IndexMap.of([0, 1, 2, 7])
