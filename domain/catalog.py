@@ -29,24 +29,24 @@ class Entry:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    Entry("model.registered", 2, facts.ModelRegistered),
+    Entry("model.registered", 3, facts.ModelRegistered),
     Entry("run.resumed", 2, facts.RunResumed),
     Entry("state.captured", 1, facts.StateCaptured),
     Entry("state.captures_released", 1, facts.CapturesReleased),
     Entry("state.rolled_back", 2, facts.RolledBack),
-    Entry("surgery.layer_added", 1, facts.LayerAdded),
-    Entry("surgery.layer_removed", 1, facts.LayerRemoved),
+    Entry("surgery.layer_added", 2, facts.LayerAdded),
+    Entry("surgery.layer_removed", 2, facts.LayerRemoved),
     Entry("surgery.layer_width_modified", 3, facts.LayerWidthModified),
-    Entry("surgery.skip_connection_added", 1, facts.SkipConnectionAdded),
-    Entry("surgery.skip_connection_removed", 1, facts.SkipConnectionRemoved),
+    Entry("surgery.skip_connection_added", 2, facts.SkipConnectionAdded),
+    Entry("surgery.skip_connection_removed", 2, facts.SkipConnectionRemoved),
     Entry("surgery.refused", 1, facts.SurgeryRefused),
     Entry("seed.planted", 1, facts.SeedPlanted),
     Entry("seed.inherited", 1, facts.SeedInherited),
-    Entry("seed.germinated", 1, facts.SeedGerminated),
-    Entry("seed.advanced", 1, facts.SeedAdvanced),
-    Entry("seed.alpha_changed", 1, facts.AlphaChanged),
-    Entry("seed.culled", 1, facts.SeedCulled),
-    Entry("seed.fossilized", 1, facts.SeedFossilized),
+    Entry("seed.germinated", 2, facts.SeedGerminated),
+    Entry("seed.advanced", 2, facts.SeedAdvanced),
+    Entry("seed.alpha_changed", 2, facts.AlphaChanged),
+    Entry("seed.culled", 2, facts.SeedCulled),
+    Entry("seed.fossilized", 2, facts.SeedFossilized),
     Entry("clock.epoch_ended", 1, facts.EpochEnded),
     Entry("clock.training_continued", 2, facts.TrainingContinued),
     Entry("watch.opened", 1, facts.WatchOpened),
@@ -64,6 +64,11 @@ def _with(**added: Json) -> Upcaster:
     return lambda body: {**body, **added}
 
 
+def _as_it_was(body: dict[str, Json]) -> dict[str, Json]:
+    """The next schema only lets a row share what its edits have in common (``ledger/folding.py``)."""
+    return body
+
+
 def _kept_units_in_runs(body: dict[str, Json]) -> dict[str, Json]:
     kept = body["kept_units"]
     runs = None if kept is None else [list(run) for run in IndexMap.of(kept).runs]
@@ -72,11 +77,21 @@ def _kept_units_in_runs(body: dict[str, Json]) -> dict[str, Json]:
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("model.registered", 1): _with(examples=None),
+    ("model.registered", 2): _as_it_was,
     ("clock.training_continued", 1): _with(moved=[]),
     ("run.resumed", 1): _with(left_out=[], fresh=[]),
     ("state.rolled_back", 1): _with(left_out=[], fresh=[]),
+    ("surgery.layer_added", 1): _as_it_was,
+    ("surgery.layer_removed", 1): _as_it_was,
     ("surgery.layer_width_modified", 1): _with(dimension=None, units=None, method=""),
     ("surgery.layer_width_modified", 2): _kept_units_in_runs,
+    ("surgery.skip_connection_added", 1): _as_it_was,
+    ("surgery.skip_connection_removed", 1): _as_it_was,
+    ("seed.germinated", 1): _as_it_was,
+    ("seed.advanced", 1): _as_it_was,
+    ("seed.alpha_changed", 1): _as_it_was,
+    ("seed.culled", 1): _as_it_was,
+    ("seed.fossilized", 1): _as_it_was,
 }
 """``(name, old schema)`` to the function that yields the JSON of schema + 1."""
 

@@ -117,8 +117,8 @@ def _cause(envelope: Envelope, caused_by: Envelope | None) -> list[tuple[str, Te
 def _fields(fact: StoredFact) -> list[tuple[str, str]]:
     """Return what a fact says besides its edits and effects, as it is stored, but for what is stored in runs."""
     stored: dict[str, Any] = dict(fact.body["fact"])
-    stored.pop("edits", None)
-    stored.pop("effects", None)
+    for elsewhere in ("edits", "effects", "index_maps"):
+        stored.pop(elsewhere, None)
     said = fact.envelope.fact
     if isinstance(said, ModelRegistered):
         stored |= _registration(said, stored)

@@ -8,6 +8,8 @@ changes what an old row means. Three kinds of value are written shorter than as 
 - ``IndexMap``: the list of its runs;
 - an edit: an object with its name from ``EDIT_NAMES`` under ``"edit"`` beside its fields.
 
+What edits have in common, and index maps that stand in several places, are written once (``folding.py``).
+
 Reading is strict: a missing field, one too many, or a value of another type is an error. Only classes named
 here or by the catalog are ever built, so stored data cannot run code.
 """
@@ -33,7 +35,9 @@ from esper_es.domain.edits import EDIT_NAMES, Edit
 from esper_es.domain.envelope import Cause, Envelope
 from esper_es.domain.errors import IntegrityFailure, UsageError
 from esper_es.domain.index_map import IndexMap
+from esper_es.ledger.folding import folded, unfolded
 from esper_es.ledger.rows import join_topic, split_topic
+from esper_es.ledger.unreadable import Unreadable
 
 T = TypeVar("T")
 _Hook: TypeAlias = Callable[[Any, Any], Any]
@@ -56,10 +60,6 @@ class _Body:
     fact: Mapping[str, Json]
 
 
-class _Unreadable(ValueError):
-    """A stored value is not what its class needs; the message says where."""
-
-
 def encode(envelope: Envelope) -> tuple[str, bytes]:
     """Return the topic and the body under which an envelope is stored.
 
@@ -75,11 +75,12 @@ def encode(envelope: Envelope) -> tuple[str, bytes]:
         raise UsageError(f"{kind.__name__} has no stored name; add it to domain/catalog.py")
     label = f"{entry.name} as version {envelope.originator_version} of model {envelope.originator_id}"
     try:
-        plain = {name: _plain(getattr(envelope, name), name) for name in _names(_Body)}
+        plain = _fields(envelope)
         _structured(_Body, plain, "")
         _structured(entry.cls, plain["fact"], "fact")
+        plain["fact"] = folded(plain["fact"])
         return join_topic(entry.name, entry.schema), orjson.dumps(plain)
-    except _Unreadable as error:
+    except Unreadable as error:
         raise UsageError(f"{label} cannot be stored: {error}") from None
     except RecursionError:
         raise UsageError(f"{label} cannot be stored: a value is nested too deep, or in itself") from None
@@ -94,7 +95,7 @@ def decode(model_id: UUID, version: int, topic: str, state: bytes) -> Envelope:
         model_id: model to whose log the row belongs.
         version: its version there.
         topic: ``"<stored name>/<schema version>"``.
-        state: the stored body. Upcasters see its ``"fact"`` object.
+        state: the stored body. Upcasters see its ``"fact"`` object, unfolded.
 
     Raises:
         LedgerError: for a fact of a newer release: an unknown name or a newer schema.
@@ -107,7 +108,9 @@ def decode(model_id: UUID, version: int, topic: str, state: bytes) -> Envelope:
     entry = entry_named(name, schema)
     try:
         body = _structured(_Body, orjson.loads(state), "")
-        fact: Any = body.fact if schema == entry.schema else upcast(entry, schema, dict(body.fact))
+        fact: Any = unfolded(dict(body.fact))
+        if schema != entry.schema:
+            fact = upcast(entry, schema, fact)
         return Envelope(
             originator_id=model_id,
             originator_version=version,
@@ -119,14 +122,22 @@ def decode(model_id: UUID, version: int, topic: str, state: bytes) -> Envelope:
         )
     except orjson.JSONDecodeError as error:
         raise IntegrityFailure(f"{label}: the body is not JSON ({error}); the row was altered") from None
-    except _Unreadable as error:
+    except Unreadable as error:
         raise IntegrityFailure(f"{label}: {error}; the row was altered") from None
     except (AttributeError, LookupError, TypeError, ValueError) as error:  # raised by an upcaster
         raise IntegrityFailure(f"{label}: the body does not fit schema {schema}; {error!r}") from error
 
 
+def _fields(envelope: Envelope) -> dict[str, Json]:
+    """Return the fields of a body: quickly, and only when that fails a second time to learn where."""
+    try:
+        return {name: _plain(getattr(envelope, name), "") for name in _names(_Body)}
+    except Unreadable:
+        return {name: _plain(getattr(envelope, name), name) for name in _names(_Body)}
+
+
 def _plain(value: object, where: str) -> Json:
-    """Return a value as JSON, or say where it cannot be one."""
+    """Return a value as JSON, or say where it cannot be one; ``where`` is followed only if it is not empty."""
     match value:
         case None | bool():
             return value
@@ -135,21 +146,24 @@ def _plain(value: object, where: str) -> Json:
         case int() if _SMALLEST <= value <= _LARGEST:
             return int(value)
         case int():
-            raise _Unreadable(f"{where} is {value}, beyond 64 bits")
+            raise Unreadable(f"{where} is {value}, beyond 64 bits")
         case float() if math.isfinite(value):
             return float(value)
         case float():
-            raise _Unreadable(f"{where} is {value}; facts hold finite numbers only")
-        case Mapping():
-            return {_key(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+            raise Unreadable(f"{where} is {value}; facts hold finite numbers only")
         case IndexMap():
-            return _plain(value.runs, where)
+            return [list(run) for run in value.runs]
+        case Mapping():
+            return {
+                _key(key, where): _plain(item, where and f"{where}[{key!r}]") for key, item in value.items()
+            }
+        case list() | tuple():
+            return [_plain(item, where and f"{where}[{index}]") for index, item in enumerate(value)]
     kind: Any = type(value)
-    if not has(kind):
-        raise _Unreadable(f"{where} is a {kind.__name__}; facts hold JSON values only")
-    attributes = {name: _plain(getattr(value, name), f"{where}.{name}") for name in _names(kind)}
+    names = _names(kind)
+    if not names:
+        raise Unreadable(f"{where} is a {kind.__name__}; facts hold JSON values only")
+    attributes = {name: _plain(getattr(value, name), where and f"{where}.{name}") for name in names}
     if kind in _POSITIONAL:
         return list(attributes.values())
     return {_EDIT: EDIT_NAMES[kind], **attributes} if kind in EDIT_NAMES else attributes
@@ -157,13 +171,14 @@ def _plain(value: object, where: str) -> Json:
 
 def _key(key: object, where: str) -> str:
     if not isinstance(key, str):
-        raise _Unreadable(f"{where} has the key {key!r}; keys are strings")
+        raise Unreadable(f"{where} has the key {key!r}; keys are strings")
     return str.__str__(key)
 
 
 @cache
 def _names(kind: Any) -> tuple[str, ...]:
-    return tuple(attribute.name for attribute in fields(kind))
+    """Return the fields of an attrs class; other classes have none."""
+    return tuple(attribute.name for attribute in fields(kind)) if has(kind) else ()
 
 
 def _structured(kind: type[T], value: object, where: str) -> T:
@@ -171,7 +186,7 @@ def _structured(kind: type[T], value: object, where: str) -> T:
     try:
         return _converter(detailed=False).structure(value, kind)
     except (TypeError, ValueError, LookupError, RecursionError) as error:
-        raise _Unreadable(_explained(kind, value, where) or str(error)) from None
+        raise Unreadable(_explained(kind, value, where) or str(error)) from None
 
 
 def _explained(kind: type, value: object, where: str) -> str:
@@ -212,7 +227,7 @@ def _is_homogeneous_tuple(kind: Any) -> bool:
 def _scalar_hook(wanted: str, *kinds: type) -> _Hook:
     def read(value: Any, _: Any) -> Any:
         if type(value) not in kinds:
-            raise _Unreadable(f"must be {wanted}, got {shown(value)}")
+            raise Unreadable(f"must be {wanted}, got {shown(value)}")
         return value
 
     return read
@@ -228,10 +243,10 @@ def _record_hook(kind: Any, converter: Converter, expected: frozenset[str]) -> _
 
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, dict):
-            raise _Unreadable(f"must be an object, got {shown(value)}")
+            raise Unreadable(f"must be an object, got {shown(value)}")
         if value.keys() != expected:
             missing, unknown = sorted(expected - value.keys()), sorted(value.keys() - expected)
-            raise _Unreadable(f"has wrong fields: missing {missing}, unknown {unknown}")
+            raise Unreadable(f"has wrong fields: missing {missing}, unknown {unknown}")
         return build(value, kind)
 
     return read
@@ -242,7 +257,7 @@ def _positional_hook(kind: Any, converter: Converter) -> _Hook:
 
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, list) or len(value) != len(names):
-            raise _Unreadable(f"must be a list of {', '.join(names)}; got {shown(value)}")
+            raise Unreadable(f"must be a list of {', '.join(names)}; got {shown(value)}")
         return build(dict(zip(names, value, strict=True)), kind)
 
     return read
@@ -265,7 +280,7 @@ def _edit_hook(converter: Converter) -> _Hook:
         name = value.get(_EDIT) if isinstance(value, dict) else None
         kind = _EDIT_KINDS.get(name) if isinstance(name, str) else None
         if kind is None:
-            raise _Unreadable(f"must be an edit, one of {', '.join(_EDIT_KINDS)}; got {shown(value)}")
+            raise Unreadable(f"must be an edit, one of {', '.join(_EDIT_KINDS)}; got {shown(value)}")
         return hook(kind)(value, kind)
 
     return read
@@ -278,7 +293,7 @@ def _mapping_hook(kind: Any, converter: Converter) -> _Hook:
 
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, dict):
-            raise _Unreadable(f"must be an object, got {shown(value)}")
+            raise Unreadable(f"must be an object, got {shown(value)}")
         return build(value, plain) if build else value
 
     return read
@@ -291,7 +306,7 @@ def _tuple_hook(kind: Any, converter: Converter) -> _Hook:
 
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, list):
-            raise _Unreadable(f"must be a list, got {shown(value)}")
+            raise Unreadable(f"must be a list, got {shown(value)}")
         return tuple(build(value, plain))
 
     return read

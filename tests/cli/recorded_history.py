@@ -73,6 +73,7 @@ def record_pair(directory: Path) -> None:
 def record_narrowing(directory: Path) -> tuple[int, list[int]]:
     """Record a model, called ``digits``, that becomes narrower; return the version and the units that stayed."""
     with Engine(f"sqlite:///{directory / 'runs.db'}") as engine:
-        run = engine.attach(perceptron(), name="digits", example_inputs=(torch.randn(4, 4),))
-        done = run.surgeon.modify_layer_width(layer_name="0", new_width=5)
+        model = nn.Sequential(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 3))
+        run = engine.attach(model, name="digits", example_inputs=(torch.randn(4, 4),))
+        done = run.surgeon.modify_layer_width(layer_name="0", new_width=20)
         return run.version, list(done.details["kept_units"])

@@ -101,8 +101,16 @@ def test_show_as_json_is_the_fact_as_stored(directory: Path, esper: Program) -> 
 
 def test_show_lists_the_units_that_stayed_one_by_one(empty_directory: Path, esper: Program) -> None:
     narrowing, kept = record_narrowing(empty_directory)
+    shown = " ".join(esper("show", str(narrowing)).out.split())
+    assert f"kept_units {kept} dimension 0" in shown
+
+
+def test_show_tells_what_a_map_does_not_where_it_is_stored(empty_directory: Path, esper: Program) -> None:
+    narrowing, _ = record_narrowing(empty_directory)
+    assert "index_maps" in esper("show", str(narrowing), "--json").json["fact"]
     shown = esper("show", str(narrowing)).out
-    assert f"kept_units      {orjson.dumps(kept).decode().replace(',', ', ')}\n" in shown
+    assert "index_maps" not in shown
+    assert "resize 0.weight along dimension 0 to 20 entries, 20 kept and 0 new" in " ".join(shown.split())
 
 
 def test_show_names_the_hash_of_the_fact_before(directory: Path, esper: Program) -> None:

@@ -17,11 +17,14 @@ from attrs import frozen
 
 from esper_es.domain.canonical import Json
 from esper_es.domain.catalog import BY_CLASS, ENTRIES
+from esper_es.domain.facts import Fact
 from esper_es.ledger.codec import encode
 
-from .sample_facts import SAMPLES, enclosed
+from .sample_facts import FOLDED, SAMPLES, enclosed
 
 FOLDER = Path(__file__).parent / "golden"
+FOLDED_ROW = FOLDER / "folded" / "surgery.layer_width_modified.json"
+"""A row whose edits have much in common."""
 
 
 @frozen
@@ -37,9 +40,12 @@ class GoldenRow:
 
 
 def read_rows() -> Iterator[GoldenRow]:
-    for path in sorted(FOLDER.glob("v*/*.json")):
-        row = json.loads(path.read_text("utf-8"))
-        yield GoldenRow(row["topic"], row["body"])
+    yield from map(read_row, sorted(FOLDER.glob("v*/*.json")))
+
+
+def read_row(path: Path) -> GoldenRow:
+    row = json.loads(path.read_text("utf-8"))
+    return GoldenRow(row["topic"], row["body"])
 
 
 def expected_topics() -> set[str]:
@@ -49,17 +55,20 @@ def expected_topics() -> set[str]:
 
 def write_missing_rows() -> list[Path]:
     """Write a row of each sample whose current schema has none yet; return the new files."""
-    written = []
+    written: list[Path] = []
     for fact in SAMPLES:
         entry = BY_CLASS[type(fact)]
-        path = FOLDER / f"v{entry.schema}" / f"{entry.name}.json"
-        if path.exists():
-            continue
-        topic, state = encode(enclosed(fact))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"topic": topic, "body": json.loads(state)}, indent=2) + "\n", "utf-8")
-        written.append(path)
-    return written
+        written += _write(FOLDER / f"v{entry.schema}" / f"{entry.name}.json", fact)
+    return [*written, *_write(FOLDED_ROW, FOLDED)]
+
+
+def _write(path: Path, fact: Fact) -> list[Path]:
+    if path.exists():
+        return []
+    topic, state = encode(enclosed(fact))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"topic": topic, "body": json.loads(state)}, indent=2) + "\n", "utf-8")
+    return [path]
 
 
 if __name__ == "__main__":

@@ -272,6 +272,38 @@ SAMPLES: tuple[Fact, ...] = (
     facts.DecisionSettled(decision_id="d-17", outcome="refused", reason="min_epochs_between_surgeries=10"),
 )
 
+_SCATTERED = IndexMap.of([0, 2, 4, 6, 8, 9, 11])
+FOLDED = facts.LayerWidthModified(
+    layer_name="embed",
+    old_width=12,
+    new_width=10,
+    initialization="kaiming",
+    kept_units=_SCATTERED,
+    dimension=0,
+    units=(12, 7),
+    edits=(
+        ResizeTensor("embed.weight", 0, _SCATTERED),
+        *(
+            edit
+            for block in range(3)
+            for edit in (
+                ResizeTensor(
+                    f"blocks.{block}.fc.weight",
+                    1,
+                    IndexMap(((0, 8), (-1, 2))),
+                    Fill("kaiming", {"fan_in": 72.0}, seed=90 + block, digest=f"blake3:{block}"),
+                ),
+                ResizeTensor(f"blocks.{block}.fc.bias", 0, _SCATTERED),
+                SetAttribute(f"blocks.{block}.fc", "out_features", 10),
+            )
+        ),
+        ScaleTensor("embed.weight", 0.5),
+    ),
+    effects=_EFFECTS,
+    base_capture=8,
+)
+"""A fact that is stored folded: with a map that stands in several places, and edits in series."""
+
 MODEL = model_id("digits")
 CAUSE = Cause(
     actor="tamiyo", reasoning="plateau since epoch 40", decision_id="d-17", confidence=0.875, caused_by=4

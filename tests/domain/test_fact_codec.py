@@ -32,7 +32,7 @@ from esper_es.domain.facts import (
 from esper_es.domain.index_map import IndexMap
 from esper_es.ledger.codec import decode, encode
 
-from .sample_facts import MODEL, SAMPLES, enclosed
+from .sample_facts import FOLDED, MODEL, SAMPLES, enclosed
 from .strategies import envelopes
 
 EPOCH = EpochEnded(epoch=1, step=10, metrics={"val_acc": 0.5})
@@ -303,7 +303,7 @@ def test_a_damaged_value_is_refused_naming_its_place(
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-@given(sample=st.sampled_from(SAMPLES), data=st.data())
+@given(sample=st.sampled_from([*SAMPLES, FOLDED]), data=st.data())
 def test_any_damage_is_an_error_of_this_package_or_harmless(sample: Fact, data: st.DataObject) -> None:
     """Put some JSON somewhere in a body: either it reads as a fact that can be written, or it is damage."""
     body, path = body_of(sample), list[Any]()

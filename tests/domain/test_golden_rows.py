@@ -13,8 +13,8 @@ from esper_es.domain.facts import LayerWidthModified
 from esper_es.domain.index_map import IndexMap
 from esper_es.ledger.codec import decode, encode
 
-from .golden_rows import GoldenRow, expected_topics, read_rows
-from .sample_facts import MODEL
+from .golden_rows import FOLDED_ROW, GoldenRow, expected_topics, read_row, read_rows
+from .sample_facts import FOLDED, MODEL
 
 ROWS = {row.topic: row for row in read_rows()}
 
@@ -51,3 +51,13 @@ def test_every_schema_of_a_width_says_which_units_stayed(schema: int) -> None:
     fact = read(ROWS[f"surgery.layer_width_modified/{schema}"]).fact
     assert isinstance(fact, LayerWidthModified)
     assert fact.kept_units == IndexMap.of([0, 1, 2, 7])
+
+
+def test_the_folded_golden_row_is_read_edit_by_edit() -> None:
+    assert read(read_row(FOLDED_ROW)).fact == FOLDED
+
+
+def test_the_folded_golden_row_is_written_again_as_it_was() -> None:
+    row = read_row(FOLDED_ROW)
+    topic, state = encode(read(row))
+    assert (topic, json.loads(state)) == (row.topic, row.body)

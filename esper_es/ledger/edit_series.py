@@ -1,0 +1,209 @@
+"""Lists of edits as they are stored: edits that differ in little are stored as one series.
+
+A series is the JSON of an edit with a key ``"series"`` that tells where in the fact's list such an edit stands,
+and in what these edits differ::
+
+    {"edit": "resize_tensor", "tensor": "h.{i}.fc.weight", "dim": 0, "gather": [[0, 768], [-1, 12]],
+     "fill": {"initializer": "kaiming", "arguments": {"fan_in": 768.0}},
+     "series": {"at": [[4, 3, 12]], "i": [[0, 3]], "seed": [7, 8, 9], "digest": ["b3:1", "b3:2", "b3:3"]}}
+
+stands for three edits, at places 4, 16 and 28 of the list, of ``h.0.fc.weight``, ``h.1.fc.weight`` and
+``h.2.fc.weight``, each filled from a seed and with a digest of its own. Places and numbers are in runs
+(``number_runs``). The edits outside series stand at the places that are left, in order, so a list without series
+is a plain list of edits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import orjson
+from attrs import frozen
+
+from esper_es.domain.canonical import Json
+from esper_es.domain.edits import (
+    EDIT_NAMES,
+    RemoveModule,
+    ResizeTensor,
+    ScaleSlice,
+    ScaleTensor,
+    SetAttribute,
+    SetScalar,
+)
+from esper_es.ledger.number_runs import numbers_of, runs_of
+from esper_es.ledger.unreadable import Unreadable
+
+SERIES: Final = "series"
+FEWEST: Final = 3
+"""Edits that make a series."""
+MOST: Final = 1_000_000
+"""Edits in one list, if there is a series: what an altered row could ask for at the most."""
+
+_AT: Final = "at"
+_LETTERS: Final = "ijklmn"
+_OF_FILL: Final = ("seed", "digest")
+"""What may differ in the fills of a series."""
+_NAMED_BY: Final[Mapping[str, str]] = {
+    EDIT_NAMES[ResizeTensor]: "tensor",
+    EDIT_NAMES[ScaleTensor]: "tensor",
+    EDIT_NAMES[ScaleSlice]: "tensor",
+    EDIT_NAMES[SetScalar]: "tensor",
+    EDIT_NAMES[SetAttribute]: "path",
+    EDIT_NAMES[RemoveModule]: "path",
+}
+"""The field with the name that a series counts through, by edit."""
+_NUMBER: Final = re.compile(r"(?<![^.])(0|[1-9][0-9]{0,8})(?![^.])")
+_SLOT: Final = re.compile(rf"\{{([{_LETTERS}])\}}")
+
+
+@frozen(eq=False)
+class _Member:
+    """An edit that may belong to a series.
+
+    Attributes:
+        at: its place in the list.
+        edit: itself.
+        texts: its name between the numbers in it.
+        numbers: these numbers.
+    """
+
+    at: int
+    edit: dict[str, Json]
+    texts: Sequence[str]
+    numbers: Sequence[int]
+
+    @property
+    def alike(self) -> bytes:
+        """What it shares with the other members of its series."""
+        shared = {**self.edit, _NAMED_BY[self.edit["edit"]]: self.texts}
+        fill = shared.get("fill")
+        if fill is not None:
+            shared["fill"] = {name: value for name, value in fill.items() if name not in _OF_FILL}
+        return orjson.dumps(shared)
+
+
+def folded_edits(edits: list[dict[str, Json]]) -> list[dict[str, Json]]:
+    """Return edits with series in the place of their first members."""
+    if not FEWEST <= len(edits) <= MOST:
+        return edits
+    alike: dict[bytes, list[_Member]] = {}
+    for member in _members(edits):
+        alike.setdefault(member.alike, []).append(member)
+    items: list[dict[str, Json] | None] = list(edits)
+    for members in alike.values():
+        if len(members) >= FEWEST:
+            for member in members:
+                items[member.at] = None
+            items[members[0].at] = _series(members)
+    return [item for item in items if item is not None]
+
+
+def _members(edits: list[dict[str, Json]]) -> Iterator[_Member]:
+    for at, edit in enumerate(edits):
+        name = edit.get(_NAMED_BY.get(edit["edit"], ""))
+        if name is None or "{" in name or "}" in name:
+            continue
+        pieces = _NUMBER.split(name)
+        if len(pieces) // 2 <= len(_LETTERS):
+            yield _Member(at, edit, pieces[::2], [int(number) for number in pieces[1::2]])
+
+
+def _series(members: list[_Member]) -> dict[str, Json]:
+    first = members[0]
+    edit = dict(first.edit)
+    series: dict[str, Json] = {_AT: runs_of([member.at for member in members])}
+    name = first.texts[0]
+    letters = iter(_LETTERS)
+    for numbers, text in zip(zip(*(m.numbers for m in members), strict=True), first.texts[1:], strict=False):
+        if len(set(numbers)) == 1:
+            name += f"{numbers[0]}{text}"
+        else:
+            letter = next(letters)
+            series[letter] = runs_of(numbers)
+            name += f"{{{letter}}}{text}"
+    edit[_NAMED_BY[edit["edit"]]] = name
+    if edit.get("fill") is not None:
+        edit["fill"] = dict(edit["fill"])
+        for field in _OF_FILL:
+            values = [member.edit["fill"][field] for member in members]
+            if any(value != values[0] for value in values):
+                del edit["fill"][field]
+                series[field] = values
+    return {**edit, SERIES: series}
+
+
+def unfolded_edits(items: list[Json], where: str) -> list[Json]:
+    """Return the plain edits that a stored list stands for.
+
+    Raises:
+        Unreadable: if a series does not make sense.
+    """
+    plain = [item for item in items if not (isinstance(item, dict) and SERIES in item)]
+    if len(plain) == len(items):
+        return items
+    edits: dict[int, Json] = {}
+    count = len(plain)
+    for number, item in enumerate(items):
+        if isinstance(item, dict) and SERIES in item:
+            members = _unfolded(item, MOST - count, f"{where}[{number}]")
+            count += len(members)
+            edits.update(members)
+    if len(plain) + len(edits) != count or not all(0 <= at < count for at in edits):
+        raise Unreadable(f"{where}: two edits stand at one place, or one behind the last")
+    others = iter(plain)
+    return [edits[at] if at in edits else next(others) for at in range(count)]
+
+
+def _unfolded(item: dict[str, Json], most: int, where: str) -> dict[int, Json]:
+    """Return the members of a series, ``most`` at the most, by their places."""
+    edit = dict(item)
+    series = edit.pop(SERIES)
+    if not isinstance(series, dict):
+        raise Unreadable(f"{where}.{SERIES} must be an object")
+    places = numbers_of(series.get(_AT), most, f"{where}.{SERIES}.{_AT}")
+    columns = {name: column for name, column in series.items() if name != _AT}
+    fills = _fills(
+        edit, {name: columns.pop(name) for name in _OF_FILL if name in columns}, len(places), where
+    )
+    names = _names(edit, columns, len(places), where)
+    members = zip(places, names, fills, strict=True)
+    field = _NAMED_BY[edit["edit"]]
+    if "fill" in edit:
+        return {at: {**edit, field: name, "fill": fill} for at, name, fill in members}
+    return {at: {**edit, field: name} for at, name, _ in members}
+
+
+def _names(edit: dict[str, Json], columns: Mapping[str, Json], count: int, where: str) -> list[str]:
+    """Return the name of each member."""
+    kind = edit.get("edit")
+    field = _NAMED_BY.get(kind) if isinstance(kind, str) else None
+    name = None if field is None else edit.get(field)
+    if not isinstance(name, str):
+        raise Unreadable(f"{where} is no edit that comes in series, one of {', '.join(_NAMED_BY)}")
+    texts = _SLOT.split(name)
+    letters = texts[1::2]
+    if sorted(letters) != sorted(columns) or any(brace in text for text in texts[::2] for brace in "{}"):
+        raise Unreadable(f"{where}.{SERIES} has numbers for {sorted(columns)}, the name is {name!r}")
+    numbers = [numbers_of(columns[letter], count, f"{where}.{SERIES}.{letter}") for letter in letters]
+    if any(len(column) != count for column in numbers):
+        raise Unreadable(f"{where}.{SERIES} is of {count} edits, but has another count of numbers")
+    if not numbers:
+        return [name] * count
+    pattern = "%d".join(text.replace("%", "%%") for text in texts[::2])
+    return [pattern % row for row in zip(*numbers, strict=True)]
+
+
+def _fills(edit: dict[str, Json], columns: Mapping[str, Json], count: int, where: str) -> list[Json]:
+    """Return the fill of each member."""
+    fill = edit.get("fill")
+    if not columns:
+        return [fill] * count
+    if not isinstance(fill, dict):
+        raise Unreadable(f"{where}.{SERIES} has columns of a fill, but there is none")
+    for name, column in columns.items():
+        if not isinstance(column, list) or len(column) != count:
+            raise Unreadable(f"{where}.{SERIES}.{name} must be a list of {count}")
+    rows = zip(*columns.values(), strict=True)
+    return [{**fill, **dict(zip(columns, row, strict=True))} for row in rows]
