@@ -96,6 +96,8 @@ def _stored(
     tensors: dict[str, torch.Tensor],
 ) -> tuple[Fill, torch.Tensor]:
     new = derived_slice(fill, shape, dtype) if entries is None else entries.contiguous()
+    if not new.view(torch.uint8).any():
+        return Fill("zeros"), new
     digest = digest_of(new)
     tensors[digest] = new
     return Fill(fill.initializer, fill.arguments, fill.seed, digest), new

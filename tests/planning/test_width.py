@@ -19,6 +19,8 @@ from torch import nn
 from training import adam, attached, gradients, part_of, train_run
 
 from esper_es import Engine
+from esper_es.domain.edits import Fill, ResizeTensor
+from esper_es.domain.facts import LayerWidthModified
 from esper_es.tracing import WidthGroup
 
 PRESERVING = [
@@ -160,3 +162,14 @@ def test_what_a_widening_under_norms_brought_can_go_again_without_a_trace_in_the
         assert narrowed.details["method"] == "norms rescaled"
         torch.testing.assert_close(run.model.eval()(x), before)
     assert part_of(run, "norm").eps == pytest.approx(1e-5)
+
+
+def test_the_mean_of_zeros_needs_no_digest(engine: Engine) -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 8))
+    nn.init.zeros_(model[0].bias)
+    run = engine.attach(model, "model", (torch.randn(4, 8),))
+    assert run.surgeon.modify_layer_width(layer_name="0", new_width=8).details["method"].startswith("mean")
+    widened = engine.history("model")[-1].fact
+    assert isinstance(widened, LayerWidthModified)
+    fills = {edit.tensor: edit.fill for edit in widened.edits if isinstance(edit, ResizeTensor)}
+    assert fills["0.bias"] == Fill("zeros")
