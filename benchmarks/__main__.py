@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import captures, leaks, overhead, peaks, replays, scaling, surgery, traces, widths
+from benchmarks import captures, leaks, overhead, peaks, replays, scaling, sizes, surgery, traces, widths
 from benchmarks.measure import Setting, machine
 
 ON_ANY_DEVICE = {
@@ -27,6 +27,7 @@ BENCHMARKS = {
     "scaling": scaling.tables,
     "replays": replays.tables,
     "leaks": leaks.tables,
+    "sizes": sizes.tables,
 }
 PAGES = {"cpu": Path("docs/benchmarks.md"), "cuda": Path("docs/benchmarks-cuda.md")}
 
