@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from reprlib import repr as shown
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_origin
 from uuid import UUID
@@ -37,6 +37,7 @@ from esper_es.domain.errors import IntegrityFailure, UsageError
 from esper_es.domain.index_map import IndexMap
 from esper_es.ledger.folding import folded, unfolded
 from esper_es.ledger.rows import join_topic, split_topic
+from esper_es.ledger.shared_maps import LONGEST
 from esper_es.ledger.unreadable import Unreadable
 
 T = TypeVar("T")
@@ -266,7 +267,13 @@ def _positional_hook(kind: Any, converter: Converter) -> _Hook:
 def _index_map_hook(_: Any, converter: Converter) -> _Hook:
     runs: Any = tuple[tuple[int, int], ...]
     build = converter.get_structure_hook(runs)
-    return lambda value, _: IndexMap(build(value, runs))
+    known = lru_cache(128)(lambda spelling: IndexMap(build(orjson.loads(spelling), runs)))
+
+    def read(value: Any, _: Any) -> IndexMap:
+        is_short = isinstance(value, list) and len(value) <= LONGEST
+        return known(orjson.dumps(value)) if is_short else IndexMap(build(value, runs))
+
+    return read
 
 
 def _edit_hook(converter: Converter) -> _Hook:
