@@ -1,4 +1,4 @@
-"""What facts take in the log: bytes of their bodies, against a plain spelling of every edit."""
+"""What facts take in the log: bytes of their bodies, against every edit and effect spelled out."""
 
 from __future__ import annotations
 
@@ -76,13 +76,18 @@ MLP = (
 
 def _table(subject: Subject, changes: Sequence[Change], skipped: Sequence[str] = ()) -> Table:
     with tempfile.TemporaryDirectory() as folder, Engine(f"sqlite:///{Path(folder) / 'bench.db'}") as engine:
-        run = engine.attach(subject.build(), "bench", subject.example, blueprint=subject.blueprint)
+        model = subject.build()
+        optimizer = torch.optim.Adam(model.parameters())
+        subject.train_step(model, optimizer)
+        run = engine.attach(model, "bench", subject.example, optimizer, blueprint=subject.blueprint)
         rows = _rows("the model as attached", engine, 0)
         for change in changes:
             before = run.version
             change.make(run)
             rows += _rows(change.what, engine, before)
-    return Table(f"Bytes of facts: {subject.title}", rows, threads=torch.get_num_threads(), skipped=skipped)
+    return Table(
+        f"Bytes of facts: {subject.title}, Adam", rows, threads=torch.get_num_threads(), skipped=skipped
+    )
 
 
 def _rows(what: str, engine: Engine, after: int) -> list[Row]:
@@ -95,5 +100,5 @@ def _rows(what: str, engine: Engine, after: int) -> list[Row]:
         document = orjson.loads(body)
         if "edits" in document["fact"]:
             plain = len(orjson.dumps({**document, "fact": unfolded(document["fact"])}))
-            rows.append(Row(what, len(body), "bytes", "every edit in full", len(body) / plain, name))
+            rows.append(Row(what, len(body), "bytes", "in full", len(body) / plain, name))
     return rows

@@ -8,15 +8,14 @@ and in what these edits differ::
      "series": {"at": [[4, 3, 12]], "i": [[0, 3]], "seed": [7, 8, 9], "digest": ["b3:1", "b3:2", "b3:3"]}}
 
 stands for three edits, at places 4, 16 and 28 of the list, of ``h.0.fc.weight``, ``h.1.fc.weight`` and
-``h.2.fc.weight``, each filled from a seed and with a digest of its own. Places and numbers are in runs
-(``number_runs``). The edits outside series stand at the places that are left, in order, so a list without series
-is a plain list of edits.
+``h.2.fc.weight``, each filled from a seed and with a digest of its own. Places are in runs (``number_runs``), names
+in patterns (``numbered_names``). The edits outside series stand at the places that are left, in order, so a list
+without series is a plain list of edits.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import orjson
@@ -33,6 +32,7 @@ from esper_es.domain.edits import (
     SetScalar,
 )
 from esper_es.ledger.number_runs import numbers_of, runs_of
+from esper_es.ledger.numbered_names import Name, patterned, spelled
 from esper_es.ledger.unreadable import Unreadable
 
 SERIES: Final = "series"
@@ -42,7 +42,6 @@ MOST: Final = 1_000_000
 """Edits in one list, if there is a series: what an altered row could ask for at the most."""
 
 _AT: Final = "at"
-_LETTERS: Final = "ijklmn"
 _OF_FILL: Final = ("seed", "digest")
 """What may differ in the fills of a series."""
 _NAMED_BY: Final[Mapping[str, str]] = {
@@ -54,8 +53,6 @@ _NAMED_BY: Final[Mapping[str, str]] = {
     EDIT_NAMES[RemoveModule]: "path",
 }
 """The field with the name that a series counts through, by edit."""
-_NUMBER: Final = re.compile(r"(?<![^.])(0|[1-9][0-9]{0,8})(?![^.])")
-_SLOT: Final = re.compile(rf"\{{([{_LETTERS}])\}}")
 
 
 @frozen(eq=False)
@@ -65,19 +62,17 @@ class _Member:
     Attributes:
         at: its place in the list.
         edit: itself.
-        texts: its name between the numbers in it.
-        numbers: these numbers.
+        name: of what it changes.
     """
 
     at: int
     edit: dict[str, Json]
-    texts: Sequence[str]
-    numbers: Sequence[int]
+    name: Name
 
     @property
     def alike(self) -> bytes:
         """What it shares with the other members of its series."""
-        shared = {**self.edit, _NAMED_BY[self.edit["edit"]]: self.texts}
+        shared = {**self.edit, _NAMED_BY[self.edit["edit"]]: self.name.texts}
         fill = shared.get("fill")
         if fill is not None:
             shared["fill"] = {name: value for name, value in fill.items() if name not in _OF_FILL}
@@ -102,28 +97,17 @@ def folded_edits(edits: list[dict[str, Json]]) -> list[dict[str, Json]]:
 
 def _members(edits: list[dict[str, Json]]) -> Iterator[_Member]:
     for at, edit in enumerate(edits):
-        name = edit.get(_NAMED_BY.get(edit["edit"], ""))
-        if name is None or "{" in name or "}" in name:
-            continue
-        pieces = _NUMBER.split(name)
-        if len(pieces) // 2 <= len(_LETTERS):
-            yield _Member(at, edit, pieces[::2], [int(number) for number in pieces[1::2]])
+        named_by = _NAMED_BY.get(edit["edit"])
+        name = None if named_by is None else Name.of(edit[named_by])
+        if name is not None:
+            yield _Member(at, edit, name)
 
 
 def _series(members: list[_Member]) -> dict[str, Json]:
-    first = members[0]
-    edit = dict(first.edit)
+    edit = dict(members[0].edit)
     series: dict[str, Json] = {_AT: runs_of([member.at for member in members])}
-    name = first.texts[0]
-    letters = iter(_LETTERS)
-    for numbers, text in zip(zip(*(m.numbers for m in members), strict=True), first.texts[1:], strict=False):
-        if len(set(numbers)) == 1:
-            name += f"{numbers[0]}{text}"
-        else:
-            letter = next(letters)
-            series[letter] = runs_of(numbers)
-            name += f"{{{letter}}}{text}"
-    edit[_NAMED_BY[edit["edit"]]] = name
+    edit[_NAMED_BY[edit["edit"]]], numbers = patterned([member.name for member in members])
+    series |= numbers
     if edit.get("fill") is not None:
         edit["fill"] = dict(edit["fill"])
         for field in _OF_FILL:
@@ -175,24 +159,19 @@ def _unfolded(item: dict[str, Json], most: int, where: str) -> dict[int, Json]:
     return {at: {**edit, field: name} for at, name, _ in members}
 
 
-def _names(edit: dict[str, Json], columns: Mapping[str, Json], count: int, where: str) -> list[str]:
+def _names(edit: dict[str, Json], numbers: Mapping[str, Json], count: int, where: str) -> list[str]:
     """Return the name of each member."""
     kind = edit.get("edit")
     field = _NAMED_BY.get(kind) if isinstance(kind, str) else None
-    name = None if field is None else edit.get(field)
-    if not isinstance(name, str):
+    pattern = None if field is None else edit.get(field)
+    if not isinstance(pattern, str):
         raise Unreadable(f"{where} is no edit that comes in series, one of {', '.join(_NAMED_BY)}")
-    texts = _SLOT.split(name)
-    letters = texts[1::2]
-    if sorted(letters) != sorted(columns) or any(brace in text for text in texts[::2] for brace in "{}"):
-        raise Unreadable(f"{where}.{SERIES} has numbers for {sorted(columns)}, the name is {name!r}")
-    numbers = [numbers_of(columns[letter], count, f"{where}.{SERIES}.{letter}") for letter in letters]
-    if any(len(column) != count for column in numbers):
-        raise Unreadable(f"{where}.{SERIES} is of {count} edits, but has another count of numbers")
+    names = spelled(pattern, numbers, count, f"{where}.{SERIES}")
     if not numbers:
-        return [name] * count
-    pattern = "%d".join(text.replace("%", "%%") for text in texts[::2])
-    return [pattern % row for row in zip(*numbers, strict=True)]
+        return names * count
+    if len(names) != count:
+        raise Unreadable(f"{where}.{SERIES} is of {count} edits, but has {len(names)} numbers")
+    return names
 
 
 def _fills(edit: dict[str, Json], columns: Mapping[str, Json], count: int, where: str) -> list[Json]:

@@ -299,10 +299,16 @@ FOLDED = facts.LayerWidthModified(
         ),
         ScaleTensor("embed.weight", 0.5),
     ),
-    effects=_EFFECTS,
+    effects=evolve(
+        _EFFECTS,
+        optimizer={
+            "embed.weight": "kept",
+            **{f"blocks.{block}.fc.{name}": "resized" for block in range(3) for name in ("weight", "bias")},
+        },
+    ),
     base_capture=8,
 )
-"""A fact that is stored folded: with a map that stands in several places, and edits in series."""
+"""A fact that is stored folded: a map that stands in several places, edits in series, effects by patterns."""
 
 MODEL = model_id("digits")
 CAUSE = Cause(

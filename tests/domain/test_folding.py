@@ -148,6 +148,26 @@ def test_a_fact_that_shares_nothing_is_stored_plainly() -> None:
     assert "index_maps" not in stored(fact)["fact"]
 
 
+effects = st.dictionaries(names, st.sampled_from(["resized", "kept"]), max_size=40)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(effects)
+def test_every_tensor_keeps_its_effect(optimizer: dict[str, str]) -> None:
+    fact = evolve(FOLDED, effects=evolve(FOLDED.effects, optimizer=optimizer))
+    body = stored(fact)
+    assert read(body) == fact
+    assert stored(read(body)) == body
+
+
+def test_tensors_of_one_effect_that_differ_in_a_number_are_one_entry() -> None:
+    assert stored(FOLDED)["fact"]["effects"]["optimizer"] == {
+        "embed.weight": "kept",
+        "blocks.{i}.fc.weight": {"effect": "resized", "i": [[0, 3]]},
+        "blocks.{i}.fc.bias": {"effect": "resized", "i": [[0, 3]]},
+    }
+
+
 def test_a_list_that_nobody_folded_is_read_too() -> None:
     body = stored(widening())
     plain = [{"edit": "scale_tensor", "tensor": f"h.{n}", "factor": 0.5} for n in range(4)]
@@ -156,6 +176,7 @@ def test_a_list_that_nobody_folded_is_read_too() -> None:
 
 
 EDITS = ("fact", "edits")
+OPTIMIZER = ("fact", "effects", "optimizer", "blocks.{i}.fc.bias")
 
 
 def altered(path: tuple[Any, ...], new: Json) -> dict[str, Json]:
@@ -190,7 +211,7 @@ def altered(path: tuple[Any, ...], new: Json) -> dict[str, Json]:
         ((*EDITS, 1, "series", "at"), [[1, 3, 1]], r"fact\.edits: two edits stand at one place"),
         ((*EDITS, 1, "series", "at"), [[1, 3, 30]], r"fact\.edits: two edits stand at one place"),
         ((*EDITS, 1, "series", "i"), [[0, 10**12]], r"series\.i is of more than 3 numbers"),
-        ((*EDITS, 1, "series", "i"), [[0, 2]], r"is of 3 edits, but has another count of numbers"),
+        ((*EDITS, 1, "series", "i"), [[0, 2]], r"is of 3 edits, but has 2 numbers"),
         ((*EDITS, 1, "series", "i"), ..., r"has numbers for \[\], the name is"),
         ((*EDITS, 1, "series", "j"), [[0, 3]], r"has numbers for \['i', 'j'\], the name is"),
         ((*EDITS, 1, "tensor"), "blocks.{i}.{i}.bias", r"has numbers for \['i'\], the name is"),
@@ -200,6 +221,18 @@ def altered(path: tuple[Any, ...], new: Json) -> dict[str, Json]:
         ((*EDITS, 1, "edit"), "os.system", r"edits\[1\] is no edit that comes in series"),
         ((*EDITS, 1, "series", "seed"), [1, 2], r"edits\[1\]\.series\.seed must be a list of 3"),
         ((*EDITS, 1, "series", "seed"), ..., r"fill: has wrong fields: missing \['seed'\]"),
+        (
+            (*OPTIMIZER, "i"),
+            [[0, 10**12]],
+            r"effects\.optimizer\['blocks.*'\]\.i is of more than \d+ numbers",
+        ),
+        ((*OPTIMIZER, "i"), ..., r"optimizer\['blocks.*'\] has numbers for \[\], the name is"),
+        ((*OPTIMIZER, "i"), [[0, 1], [0, 1]], r"effects\.optimizer tells of a name twice"),
+        (
+            (*OPTIMIZER, "effect"),
+            ...,
+            r"effects\.optimizer\['blocks.0.fc.bias'\]: must be a string, got None",
+        ),
         ((*EDITS, 1, "fill"), None, r"edits\[1\]\.series has columns of a fill, but there is none"),
     ],
 )
