@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
-_OVERLOOK_CHANGES = TorchVersion(torch.__version__) < (2, 13)
+_OVERLOOK_CHANGES = TorchVersion(torch.__version__) < "2.13"
 """Before that release a program does not check a module's tensors again until someone writes to the dictionary that
 holds them, and surgeries change tensors in place."""
 _MARK = "esper_changed"
