@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ def apply_edits(live: Live, edits: Iterable[Edit], material: Material, journal: 
         KeyError: when an edit names something that is not there.
     """
     steps = tuple(edits)
-    with torch.inference_mode(mode=False), torch.no_grad():
+    with _without_graph():
         _apply(Site(live, material, journal), steps)
         forget_kept(_around(live.module, steps))
         let_programs_look_again(live.module)
@@ -68,6 +68,17 @@ def apply_edits(live: Live, edits: Iterable[Edit], material: Material, journal: 
                 _apply(Site(Live(follower.module), material, journal), steps)
             forget_kept(_around(follower.module, steps))
             let_programs_look_again(follower.module)
+
+
+@contextmanager
+def _without_graph() -> Iterator[None]:
+    """Change tensors without a graph; outside of inference mode, whose tensors could not be trained."""
+    if not torch.is_inference_mode_enabled():
+        with torch.no_grad():
+            yield
+    else:
+        with torch.inference_mode(mode=False), torch.no_grad():
+            yield
 
 
 def _around(root: nn.Module, edits: Iterable[Edit]) -> list[nn.Module]:
@@ -160,7 +171,7 @@ def _resize(site: Site, edit: ResizeTensor) -> None:
     if edit.fill is not None:
         shape = (*old_shape[: edit.dim], edit.gather.added, *old_shape[edit.dim + 1 :])
         new = site.material.slice(edit.fill, tuple(shape), tensor.dtype)
-    resized = gathered(tensor.detach(), edit.dim, edit.gather, new)
+    resized = gathered(tensor, edit.dim, edit.gather, new)
     site.journal.set_storage(tensor, resized)
     if gradient is not None:
         site.journal.set_gradient(tensor, gathered(gradient, edit.dim, edit.gather, None))

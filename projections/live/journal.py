@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -127,5 +128,10 @@ def _swap(tensor: torch.Tensor, data: torch.Tensor) -> None:
     if tensor.grad is not None:
         tensor.grad = None
     other = torch.float64 if tensor.dtype != torch.float64 else torch.float32
-    tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = _nothing(other, tensor.device)
     tensor.data = data
+
+
+@cache
+def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.empty(0, dtype=dtype, device=device)
