@@ -59,7 +59,7 @@ def _table(subject: Subject, rounds: int, setting: Setting) -> Table:
             reason = f"{subject.layer!r} can't be widened: {first.error}"
             print(f"{title}: {reason}")
             return Table(title, [], rounds=rounds, skipped=[reason])
-        bare = _bare(engine, run, max(rounds, 7), first.undo_version, setting)
+        bare = _bare(engine, run, subject, max(rounds, 7), first.undo_version, setting)
         growth = _surgeries(run, subject, subject.wide, rounds)
         shrinking = [_operated(run, subject, subject.narrow) for _ in range(rounds)]
         copying = milliseconds(lambda: copy.deepcopy(model), rounds, clock=setting.wall)
@@ -68,41 +68,50 @@ def _table(subject: Subject, rounds: int, setting: Setting) -> Table:
     return Table(title, [*rows, *narrowing], rounds=rounds, skipped=skipped, device=setting.device)
 
 
-def _bare(engine: Engine, run: Run, rounds: int, undo_version: int, setting: Setting) -> list[Row]:
-    """Apply and undo the recorded edits on the live objects, in turn with copying what they touch."""
+def _bare(engine: Engine, run: Run, subject: Subject, rounds: int, undo: int, setting: Setting) -> list[Row]:
+    """Apply and undo the recorded edits on the live objects, in turn with copying what they touch.
+
+    Once as a trainer does it, each after a training step, and once with nothing in between, which is what a small
+    change costs when everything lies in the caches of the processor.
+    """
     fact = next(e.fact for e in reversed(engine.history("bench")) if isinstance(e.fact, LayerWidthModified))
+    live = run.session.live
     floor = [tensor.detach().clone() for tensor in _touched(run, fact.edits)]
-    run.rollback(undo_version)
+    run.rollback(undo)
     material = Recorded(Planned(_fills(run, fact.edits)))
     journal = Journal()
-    copying, applying, undoing = interleaved(
-        [
-            lambda: [tensor.clone() for tensor in floor],
-            lambda: apply_edits(run.session.live, fact.edits, material, journal),
-            journal.undo,
-        ],
-        rounds,
-        clock=setting.wall,
-        in_order=True,
-    )
+
+    def trained() -> None:
+        assert live.optimizer is not None
+        subject.train_step(live.module, live.optimizer)
+
+    def timed(before: Callable[[], object]) -> list[list[float]]:
+        return interleaved(
+            [
+                lambda: [tensor.clone() for tensor in floor],
+                lambda: apply_edits(live, fact.edits, material, journal),
+                journal.undo,
+            ],
+            rounds,
+            clock=setting.wall,
+            before=before,
+            in_order=True,
+        )
+
+    copying, applying, undoing = timed(trained)
+    warm_copying, warm_applying, _ = timed(lambda: None)
     megabytes = sum(tensor.nbytes for tensor in floor) / 1e6
     return [
         Row(f"copying the {megabytes:.1f} MB that it touches", statistics.median(copying)),
-        Row(
-            "apply",
-            statistics.median(applying),
-            baseline="copying",
-            ratio=median_ratio(applying, copying),
-            note="module and Adam; goal: 3",
-        ),
-        Row(
-            "undo, by the journal",
-            statistics.median(undoing),
-            "ms",
-            "copying",
-            median_ratio(undoing, copying),
-        ),
+        _against(copying, "apply", applying, "module and Adam, after a training step; goal: 3"),
+        _against(copying, "undo, by the journal", undoing, "after a training step"),
+        Row("copying, nothing in between", statistics.median(warm_copying)),
+        _against(warm_copying, "apply, nothing in between", warm_applying),
     ]
+
+
+def _against(copying: Sequence[float], what: str, times: Sequence[float], note: str = "") -> Row:
+    return Row(what, statistics.median(times), "ms", "copying", median_ratio(times, copying), note)
 
 
 def _touched(run: Run, edits: Sequence[Edit]) -> list[torch.Tensor]:
