@@ -6,12 +6,13 @@ from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from esper_es.tracing.operator_mode import OperatorMode
 
-class DepthMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+
+class DepthMode(OperatorMode):
     """While it is open, follows how many parametrised operations lie behind each tensor.
 
     Args:
@@ -22,17 +23,12 @@ class DepthMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, parameters: Iterable[torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.depths: MutableMapping[torch.Tensor, int] = WeakTensorKeyDictionary()
         self.weights: MutableMapping[torch.Tensor, bool] = WeakTensorKeyDictionary()
         self.deepest = 0
         for parameter in parameters:
             self.weights[parameter] = True
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Do not wrap the mode for torch.compile: that would import the compiler, a second of start-up."""
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

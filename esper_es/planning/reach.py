@@ -7,20 +7,20 @@ from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from esper_es.projections.live.structures import tensors_in
+from esper_es.tracing.operator_mode import OperatorMode
 
 Marks = frozenset[str]
 _NONE: Marks = frozenset()
 
 
-class ReachMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ReachMode(OperatorMode):
     """While it is open, marks on a tensor pass to all that is computed from it, what is written in place included."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._marks: MutableMapping[torch.Tensor, Marks] = WeakTensorKeyDictionary()
         self._written: dict[StorageWeakRef, Marks] = {}
 

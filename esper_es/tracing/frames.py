@@ -14,9 +14,9 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 from torch import nn
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper_es.tracing.carry_memory import CarryMemory
+from esper_es.tracing.operator_mode import OperatorMode
 from esper_es.tracing.structure import tensors_in
 from esper_es.tracing.union_find import Ids
 
@@ -103,17 +103,12 @@ def _kept(module: nn.Module) -> Mapping[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
 
 
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operators(OperatorMode):
     """Tells of what every operator takes and returns."""
 
     def __init__(self, note: Callable[[Any], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._note = note
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """As the tracer's own modes."""
-        return False
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -11,7 +11,7 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.nn.functional import linear, multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from esper_es.domain.errors import EsperError
 from esper_es.tracing.calls import CallRecorder
@@ -19,6 +19,7 @@ from esper_es.tracing.carry import UNKNOWN, Carry, Origin, result_origin
 from esper_es.tracing.carry_memory import CarryMemory
 from esper_es.tracing.isolation import without_onednn
 from esper_es.tracing.operation import Execution, Operation, layout_of, tensors_among
+from esper_es.tracing.operator_mode import OperatorMode
 from esper_es.tracing.relations import Relations, Site
 from esper_es.tracing.rule_table import Known, known
 
@@ -50,19 +51,14 @@ def settle(carry: Carry, relations: Relations) -> None:
         relations.pin(debt.ids, debt.reason, debt.module)
 
 
-class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperatorWatch(OperatorMode):
     """Runs every operator as it is, then lets its rule follow the channels through it."""
 
     def __init__(self, memory: CarryMemory, relations: Relations, calls: CallRecorder) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._memory = memory
         self._relations = relations
         self._calls = calls
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Do not wrap the mode for torch.compile: that would import the compiler, a second of start-up."""
-        return False
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
