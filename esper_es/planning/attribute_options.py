@@ -159,6 +159,12 @@ def _counts(resizing: Resizing) -> Iterator[_Count]:
     group, positions = resizing.group, resizing.member.positions
     inside = positions[positions >= 0]
     grown = resizing.new_size - resizing.old_size
+    if group.head_size:
+        if resizing.member.role != "table":
+            yield _Count(resizing.old_size, resizing.new_size)
+            yield _Count(len(inside), len(inside) + grown)
+            yield _Count(group.head_size, resizing.new_head_size)
+        return
     runs = int((np.diff(inside) < 0).sum()) + 1
     sizes = [(resizing.old_size, resizing.new_size), (len(inside), len(inside) + grown)]
     if grown % runs == 0 and len(inside) % runs == 0:

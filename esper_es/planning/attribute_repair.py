@@ -38,7 +38,9 @@ def changes_by_module(
                 local = relative_path(name, path) or name
                 known = found.setdefault(path, {}).get((local, r.member.dim))
                 old = r.old_size if known is None else known.old
-                change = SizeChange(old, r.new_size, r.group.units, r.units)
+                change = SizeChange(
+                    old, r.new_size, r.group.units, r.units, r.group.head_size, r.new_head_size
+                )
                 found[path][local, r.member.dim] = change
                 if (derived := _derived(root, path, local, r)) is not None:
                     found[path][derived, r.member.dim] = change

@@ -43,6 +43,11 @@ class Resizing:
         return len(self.gather)
 
     @property
+    def new_head_size(self) -> int:
+        """Channels of one head afterwards, where it is the places inside of heads that change; 0 elsewhere."""
+        return self.group.head_size + (self.units - self.group.units) * self.group.per_head
+
+    @property
     def taken(self) -> IndexMap:
         """The gather map, by which what is the same for all channels is the same for new ones too."""
         if self.member.role != "repeated":

@@ -129,6 +129,7 @@ def attention(module: Any, changes: Changes) -> WidthRepair:
     if ("bias_k", 0) in changes or ("bias_v", 0) in changes:
         raise Refused("nn.MultiheadAttention has one learnt position, and masks make room for one", "bias_kv")
     heads = changes.get(("out_proj.weight", 1))
+    size = int(module.head_dim) if heads is None or not heads.old_head else heads.new_head
     if int(module.num_heads) == 1 and heads is not None and heads.old_units > 1:
         raise Refused(
             f"this nn.MultiheadAttention has one head, which stays {module.head_dim} channels wide; ask for "
@@ -139,13 +140,13 @@ def attention(module: Any, changes: Changes) -> WidthRepair:
     query = "in_proj_weight" if packed else "q_proj_weight"
     fed = _size(getattr(module, query), 1, changes.get((query, 1)))
     keys = sized(changes, {("k_proj_weight", 1): "kdim", ("v_proj_weight", 1): "vdim"})
-    attributes = {**keys.attributes, "embed_dim": fed, "num_heads": inner // int(module.head_dim)}
+    attributes = {**keys.attributes, "embed_dim": fed, "num_heads": inner // size, "head_dim": size}
     if packed:
         attributes |= {"kdim": fed, "vdim": fed}
     if may_free_heads(original_class(module)):
         return WidthRepair({**attributes, INNER: None if fed == inner == stream else inner})
     sizes = {(query, 1): fed, ("out_proj.weight", 0): fed, ("out_proj.weight", 1): fed}
-    return WidthRepair({**attributes, "num_heads": fed // int(module.head_dim)}, sizes)
+    return WidthRepair({**attributes, "num_heads": fed // size}, sizes)
 
 
 def _size(tensor: Any, dim: int, change: SizeChange | None) -> int:

@@ -27,7 +27,7 @@ def t5_attention(module: Any, changes: Changes) -> WidthRepair:
     """
     attributes = dict(sized(changes, {("q.weight", 0): "inner_dim", ("q.weight", 1): "d_model"}).attributes)
     heads = changes.get(("q.weight", 0))
-    if heads is not None and heads.old_units == int(module.n_heads):
+    if heads is not None and not heads.old_head and heads.old_units == int(module.n_heads):
         attributes["n_heads"] = heads.new_units
     elif heads is not None:
         attributes["key_value_proj_dim"] = heads.new // int(module.n_heads)
@@ -46,7 +46,7 @@ def t5_stack(module: Any, changes: Changes) -> WidthRepair:
     for kind in ("layer.0.SelfAttention", "layer.1.EncDecAttention"):
         queries = [f"block.{number}.{kind}.q.weight" for number in range(len(module.block))]
         change = next((changes[query, 0] for query in queries if (query, 0) in changes), None)
-        if change is not None:
+        if change is not None and not change.old_head:
             sizes |= {(query, 0): change.new for query in queries}
     return WidthRepair({}, sizes)
 
@@ -58,6 +58,8 @@ def phi3_attention(module: Any, changes: Changes) -> WidthRepair:
     packed = changes.get(("qkv_proj.weight", 0))
     if packed is None:
         return WidthRepair()
+    if packed.old_head:
+        return WidthRepair({"head_dim": packed.new_head})
     return WidthRepair(
         {"num_key_value_heads": int(module.num_key_value_heads) * packed.new_units // packed.old_units}
     )
@@ -68,7 +70,7 @@ def phi3_model(module: Any, changes: Changes) -> WidthRepair:
     """Every layer cuts its packed projection where the model's one configuration says: all have as many heads."""
     packed = [f"layers.{number}.self_attn.qkv_proj.weight" for number in range(len(module.layers))]
     change = next((changes[name, 0] for name in packed if (name, 0) in changes), None)
-    if change is None:
+    if change is None or change.old_head:
         return WidthRepair()
     heads = int(module.config.num_attention_heads) * change.new_units // change.old_units
     return WidthRepair({"config.num_attention_heads": heads}, {(name, 0): change.new for name in packed})
@@ -83,8 +85,11 @@ def reduced_attention(module: Any, changes: Changes) -> WidthRepair:
     attributes = dict(
         sized(changes, {("query.weight", 0): "all_head_size", ("query.weight", 1): "hidden_size"}).attributes
     )
-    if ("query.weight", 0) in changes:
-        attributes["num_attention_heads"] = changes["query.weight", 0].new // int(module.attention_head_size)
+    heads = changes.get(("query.weight", 0))
+    if heads is not None and heads.old_head:
+        attributes["attention_head_size"] = heads.new_head
+    elif heads is not None:
+        attributes["num_attention_heads"] = heads.new // int(module.attention_head_size)
     reduction = "sequence_reduction" if hasattr(module, "sequence_reduction") else "sr"
     return WidthRepair(attributes, _as_wide(changes, f"{reduction}.weight"))
 

@@ -45,6 +45,20 @@ def l2_importance(module: nn.Module, group: WidthGroup) -> torch.Tensor:
 def most_important(module: nn.Module, group: WidthGroup, count: int, importance: Importance) -> list[int]:
     """Return the ordinals of the ``count`` most important units, ascending; of equals the first.
 
+    Raises: as ``rated``.
+    """
+    return best(rated(module, group, importance), count)
+
+
+def best(ranking: torch.Tensor, count: int) -> list[int]:
+    """Return the places of the largest numbers, ascending; of equals the first."""
+    order = torch.argsort(ranking.double(), descending=True, stable=True)
+    return sorted(order[:count].tolist())
+
+
+def rated(module: nn.Module, group: WidthGroup, importance: Importance) -> torch.Tensor:
+    """Return how important each unit is.
+
     A function of the caller's gets a copy of the model in eval mode, with gradients enabled: whatever it runs, the
     model stays as it is.
 
@@ -68,5 +82,4 @@ def most_important(module: nn.Module, group: WidthGroup, count: int, importance:
         )
     if not bool(torch.isfinite(ranking.double()).all()):
         raise UsageError(f"importance returned numbers for {group.tensor!r} that are not finite")
-    order = torch.argsort(ranking.double(), descending=True, stable=True)
-    return sorted(order[:count].tolist())
+    return ranking

@@ -10,6 +10,7 @@ from esper_es.domain.surgery_commands import modify_layer_width
 from esper_es.planning.companions import Target
 from esper_es.planning.config_update import config_update
 from esper_es.planning.gradmax import Loss
+from esper_es.planning.head_plan import plan_head_size
 from esper_es.planning.initializations import check_initialization, initialized
 from esper_es.planning.lone_units import beside_the_one, down_to_one
 from esper_es.planning.scene import Plan, Scene
@@ -17,7 +18,7 @@ from esper_es.planning.spectral_norms import kept_norms, steady
 from esper_es.planning.unit_importance import Importance, l2_importance
 from esper_es.planning.unreached import Unreached
 from esper_es.planning.width_change import Resolved, looked_at, resolve
-from esper_es.planning.width_request import WidthRequest
+from esper_es.planning.width_request import HEAD_SIZE, WidthRequest
 from esper_es.tracing import Trace, WidthGroup
 
 
@@ -76,6 +77,8 @@ def _planned(
     layer_name = request.layer
     unreached = Unreached(scene, before)
     unreached.require_none([group], layer_name)
+    if request.unit == HEAD_SIZE:
+        return plan_head_size(scene, before, request, group, initialization, importance)
     resolved = _resolved(scene, before, request, group, importance)
     change, proof, attributes = resolved.change, resolved.proof, resolved.attributes
     changed = {id(r.group): r.group for r in change.resizings}

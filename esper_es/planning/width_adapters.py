@@ -29,12 +29,16 @@ class SizeChange:
         new: size after.
         old_units: units of the group before: heads, where the dimension holds whole heads.
         new_units: after.
+        old_head: channels of one head before, where heads change their size and not their number; 0 elsewhere.
+        new_head: after.
     """
 
     old: int
     new: int
     old_units: int
     new_units: int
+    old_head: int = 0
+    new_head: int = 0
 
 
 Changes = Mapping[LocalDim, SizeChange]

@@ -7,7 +7,8 @@ from attrs import frozen
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.tracing import Trace, WidthGroup
 
-UNITS = ("channels", "units", "heads")
+HEAD_SIZE = "head_size"
+UNITS = ("channels", "units", "heads", HEAD_SIZE)
 
 MOST = 10**60
 """Beyond it not even arithmetic is sure to hold."""
@@ -22,7 +23,7 @@ class WidthRequest:
         width: wanted.
         unit: what ``width`` counts: ``"channels"``, or ``"units"`` (heads, groups of keys and values, gated
             pairs) that come and go as one, or ``"heads"``: the same, but the channels of a head that is the only one
-            count as one, though each could come and go by itself.
+            count as one, though each could come and go by itself; or ``"head_size"``: the channels of each head.
         dimension: ``"out"``, ``"in"``, or a dimension of the layer's weight by number.
 
     Raises:

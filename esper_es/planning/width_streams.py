@@ -7,7 +7,7 @@ norm returns zero in the new channels (LEMON, Wang et al. 2023). Under an RMSNor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
@@ -40,7 +40,7 @@ class Stream:
 
     def fill(self, slot: Slot) -> Filled:
         if {"producer", "table"} & set(slot.member.roles) or (self.mean and self._scales_a_branch(slot)):
-            return self._produced(slot)
+            return self.produced(slot)
         fill = neutral(slot)
         if fill is None:
             fill = drawn(slot, "kaiming") if self.readers_drawn else Fill("zeros")
@@ -52,7 +52,8 @@ class Stream:
         mixing = {reduction.module for reduction in slot.resizing.group.reduced_by}
         return slot.member.role == "affine" and slot.member.module not in mixing
 
-    def _produced(self, slot: Slot) -> Filled:
+    def produced(self, slot: Slot) -> Filled:
+        """What makes new channels of the stream."""
         if not self.mean:
             return Fill("zeros"), None
         dim, resizing = slot.member.dim, slot.resizing
@@ -66,23 +67,28 @@ class Stream:
         return Fill(GIVEN, {"fan_in": fans(slot)["fan_in"]}, slot.seed), entries
 
     def finish(self, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:
-        edits: list[Edit] = []
-        for path, weight, old, new in self._norms(resizings):
-            edits.append(ScaleTensor(weight, sqrt(old / new)))
-            module = self.root.get_submodule(path)
-            name = next((name for name in EPSILONS if name in module.__dict__), None)
-            if name is not None:
-                epsilon = _epsilon(module, name, tensor_at(self.root, weight).dtype)
-                edits.append(SetAttribute(path, name, epsilon * old / new))
-        return tuple(edits)
-
-    def _norms(self, resizings: Sequence[Resizing]) -> Iterator[tuple[str, str, int, int]]:
-        """Path, weight, old and new size of every norm that mixes the channels."""
         mixing = {reduction.module for r in resizings for reduction in r.group.reduced_by}
-        for r in resizings:
-            affine = r.member.role == "affine" and not r.member.tensor.endswith("bias")
-            if affine and r.member.module in mixing:
-                yield r.member.module, r.member.tensor, r.old_size, r.new_size
+        return renormed(self.root, [r for r in resizings if r.member.module in mixing])
+
+
+def renormed(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:
+    """Return what makes norms return in old channels what they returned, new ones being silent.
+
+    Args:
+        root: the live model; only read.
+        resizings: of their weights and biases, and others, which are left alone.
+    """
+    edits: list[Edit] = []
+    for r in resizings:
+        if r.member.role != "affine" or r.member.tensor.endswith("bias"):
+            continue
+        edits.append(ScaleTensor(r.member.tensor, sqrt(r.old_size / r.new_size)))
+        module = root.get_submodule(r.member.module)
+        name = next((name for name in EPSILONS if name in module.__dict__), None)
+        if name is not None:
+            epsilon = _epsilon(module, name, tensor_at(root, r.member.tensor).dtype)
+            edits.append(SetAttribute(r.member.module, name, epsilon * r.old_size / r.new_size))
+    return tuple(edits)
 
 
 def _epsilon(module: Any, name: str, dtype: torch.dtype) -> float:

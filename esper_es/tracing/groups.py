@@ -61,6 +61,9 @@ class WidthGroup:
     indices one unit takes. Units that do not touch the same tensors equally often are of several kinds:
     then ``unit_size`` is 0 if they differ in the target, and ``families`` counts the kinds of units. ``paired`` says
     that a product without weights is summed over the units, as over the states of a state space model.
+
+    Where the units are not heads but places inside of each head (see ``heads``), ``head_size`` is the number of
+    channels of one head and ``per_head`` how many of them one unit takes; both are 0 elsewhere.
     """
 
     tensor: str
@@ -73,6 +76,8 @@ class WidthGroup:
     pins: tuple[Pin, ...]
     reduced_by: tuple[Reduction, ...]
     paired: bool
+    head_size: int = 0
+    per_head: int = 0
 
     @property
     def free(self) -> bool:

@@ -33,13 +33,15 @@ class Settled(NamedTuple):
     """All relations at the end of a trace, as flat arrays over slots.
 
     ``same[s]`` and ``units[s]`` are the smallest slot of the class of ``s``: one channel, and everything that
-    comes and goes with it. ``paired`` are slots that a product of other things than weights was summed over. The other
-    three list (slots, what was observed about them).
+    comes and goes with it. ``paired`` are slots that a product of other things than weights was summed over. ``shares``
+    lists (channels that several units have in common, what of these each of them meets); see ``Relations.share``. The
+    other three list (slots, what was observed about them).
     """
 
     same: Ids
     units: Ids
     paired: Ids
+    shares: tuple[tuple[Ids, Ids], ...]
     pins: tuple[tuple[Ids, Cause], ...]
     reductions: tuple[tuple[Ids, Site], ...]
     roles: tuple[tuple[Ids, Role, str], ...]
@@ -148,6 +150,7 @@ class Relations:
             same=same,
             units=units,
             paired=_known(self._paired),
+            shares=tuple((few, many) for few, many, _ in self._shares),
             pins=tuple(_observed(self._pins)),
             reductions=tuple(_observed(self._reductions)),
             roles=tuple((ids, role, module) for ids, (role, module) in _observed(self._roles)),

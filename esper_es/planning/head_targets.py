@@ -1,0 +1,226 @@
+"""Which places inside of heads change with the size of a head: alone, with others of their attention, or in all layers.
+
+What the code ties can't be seen in a trace. So the fewest come first, and the proof decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+
+from attrs import evolve, frozen
+
+from esper_es.domain.errors import Refused
+from esper_es.planning.rotary_tables import frequency_tables
+from esper_es.planning.scene import Scene
+from esper_es.planning.width_request import WidthRequest
+from esper_es.tracing import Trace, WidthGroup, places_in_heads
+
+
+@frozen(eq=False)
+class HeadTarget:
+    """Places in the heads of one attention, and how many there shall be.
+
+    Attributes:
+        heads: the group of the heads.
+        kind: of the places.
+        units: how many there shall be.
+        beside: other kinds of places in the same heads, which stay.
+    """
+
+    heads: WidthGroup
+    kind: WidthGroup
+    units: int
+    beside: tuple[WidthGroup, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Channels of one head as it is."""
+        return sum(kind.head_size for kind in (self.kind, *self.beside))
+
+    @property
+    def new_size(self) -> int:
+        """Channels of one head as it shall be."""
+        return self.size + (self.units - self.kind.units) * self.kind.per_head
+
+    @property
+    def turned(self) -> bool:
+        """Whether rotary positions turn these channels, several of a head together."""
+        return self.kind.per_head > 1
+
+    @property
+    def reads(self) -> bool:
+        """Whether a layer reads these channels: those of values, which queries and keys only weigh."""
+        return reads(self.kind)
+
+
+@frozen(eq=False)
+class _Side:
+    """All kinds of places of queries and keys, or those of values."""
+
+    heads: WidthGroup
+    kinds: tuple[WidthGroup, ...]
+
+    @property
+    def size(self) -> int:
+        """Channels of one head."""
+        return sum(kind.head_size for kind in self.kinds)
+
+    @property
+    def reads(self) -> bool:
+        return reads(self.kinds[0])
+
+    def target(self, new: int) -> HeadTarget:
+        """Return the places that come or go: of channels that nothing turns, where there are some.
+
+        Raises:
+            Refused: if there is no such number of places.
+        """
+        kind = min(reversed(self.kinds), key=lambda one: one.per_head)
+        by = new - self.size
+        if by % kind.per_head:
+            sizes = {self.size + by // kind.per_head * kind.per_head + extra for extra in (0, kind.per_head)}
+            raise Refused(
+                f"the channels of a head of {self.heads.tensor} are turned {kind.per_head} at a time by rotary "
+                f"positions: a head has {self.size} of them and can't have {new}; what comes nearest is "
+                f"{' and '.join(str(size) for size in sorted(sizes - {self.size}) if size > 0)}",
+                "width_unit",
+            )
+        units = kind.units + by // kind.per_head
+        if units < 1:
+            raise Refused(
+                f"a head of {self.heads.tensor} has {self.size} channels, of which {kind.head_size} can go: the others "
+                "are turned by rotary positions",
+                "width_unit",
+            )
+        return HeadTarget(self.heads, kind, units, tuple(one for one in self.kinds if one is not kind))
+
+
+def head_targets(
+    scene: Scene, found: Trace, request: WidthRequest, group: WidthGroup
+) -> Iterator[tuple[HeadTarget, ...]]:
+    """Yield what could change for heads of another size, the least first.
+
+    Raises:
+        Refused: if there are no heads in sight, they have the size already, or can't have it.
+    """
+    place = (group.tensor, group.dim)
+    sides = next((s for one in _of_heads(found, group) if (s := _sides(found, one, place))), ())
+    own = [side for side in sides if any(kind.member(*place) for kind in side.kinds)]
+    if not own:
+        raise Refused(
+            f"nothing shows that {group.tensor} dim {group.dim} is made of several heads, each of several channels; "
+            "where there is but one, its size is the width in channels",
+            "heads",
+        )
+    sizes = sorted({side.size for side in own})
+    if len(sizes) > 1:
+        raise Refused(
+            f"{group.tensor} dim {group.dim} holds heads of the sizes {' and '.join(map(str, sizes))}; name a layer of "
+            "one of them",
+            "width_unit",
+        )
+    if sizes == [request.width]:
+        raise Refused(f"the heads of {request.layer!r} have {request.width} channels already", "same_width")
+    every = [side for side in sides if side.size == sizes[0]]
+    for chosen in (own, every) if len(own) < len(every) else (own,):
+        yield from _everywhere(scene, found, [side.target(request.width) for side in chosen])
+
+
+def _of_heads(found: Trace, group: WidthGroup) -> Iterator[WidthGroup]:
+    """The group itself, or of several kinds of units in it those that another dimension has alone; or groups of heads
+    around it, for which it may be the one head of keys or values."""
+    yield group
+    if group.families > 1:
+        yield from (found.group_of(member.tensor, member.dim) for member in group.members)
+    around = group.tensor.rsplit(".", 2)[0]
+    yield from (one for one in found.width_groups if one.tensor.rsplit(".", 2)[0] == around)
+
+
+def _everywhere(
+    scene: Scene, found: Trace, targets: Sequence[HeadTarget]
+) -> Iterator[tuple[HeadTarget, ...]]:
+    """Targets of one attention; where a table turns them, and all that has its size, with this and all that."""
+    turned = [target for target in targets if target.turned]
+    if not turned:
+        yield tuple(targets)
+        yield tuple(_alike(found, targets, same_name=True))
+        return
+    tables = frequency_tables(scene.live.module, found, turned[0].kind.units)
+    every = _alike(found, targets, same_name=False)
+    first = next(number for number, target in enumerate(every) if target.turned)
+    kind = every[first].kind
+    every[first] = evolve(every[first], kind=evolve(kind, members=(*kind.members, *tables)))
+    yield tuple(every)
+
+
+def _alike(found: Trace, targets: Sequence[HeadTarget], *, same_name: bool) -> list[HeadTarget]:
+    """Targets of one attention, and the same ones of all others.
+
+    Args:
+        same_name: whether others are those at places that have the same names, but for numbers; or else those of
+            which as many places are turned.
+    """
+    heads = targets[0].heads
+    known = {(member.tensor, member.dim) for member in heads.members}
+    every = list(targets)
+    for group in found.width_groups:
+        places = {(member.tensor, member.dim) for member in group.members}
+        if places & known or (same_name and _pattern(group.tensor) != _pattern(heads.tensor)):
+            continue
+        sides = _sides(found, group, (group.tensor, group.dim))
+        added = [side for side in sides if any(_corresponds(side, target) for target in targets)]
+        if same_name or any(target.turned for side in added for target in [_as(side, targets)]):
+            known |= places
+            every += [_as(side, targets) for side in added]
+    return every
+
+
+def _as(side: _Side, targets: Sequence[HeadTarget]) -> HeadTarget:
+    target = next(target for target in targets if _corresponds(side, target))
+    by = (target.units - target.kind.units) * target.kind.per_head
+    return side.target(side.size + by)
+
+
+def _corresponds(side: _Side, target: HeadTarget) -> bool:
+    kind = min(reversed(side.kinds), key=lambda one: one.per_head)
+    return (
+        side.reads == target.reads
+        and kind.per_head == target.kind.per_head
+        and kind.units == target.kind.units
+    )
+
+
+def _sides(found: Trace, group: WidthGroup, place: tuple[str, int]) -> tuple[_Side, ...]:
+    """The two sides of the attention that a place belongs to, as far as their channels are in sight.
+
+    Heads of several attentions may be one group, as those that share a table of position biases. Kinds of places
+    belong to one attention if a module that holds one of them holds the other.
+    """
+    every = [kind for kind in places_in_heads(found, group) if kind.units > 1]
+    own = [_holder(kind) for kind in every if kind.member(*place)]
+    kinds = [kind for kind in every if any(_around(holder, _holder(kind)) for holder in own)]
+    parted = [tuple(kind for kind in kinds if reads(kind) is read) for read in (False, True)]
+    return tuple(_Side(group, part) for part in parted if part)
+
+
+def _holder(kind: WidthGroup) -> tuple[str, ...]:
+    """Path of the innermost module that holds all tensors of a kind."""
+    paths = [member.tensor.split(".")[:-1] for member in kind.members]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return tuple(parts[0] for parts in shared)
+
+
+def _around(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    length = min(len(one), len(other))
+    return one[:length] == other[:length]
+
+
+def reads(kind: WidthGroup) -> bool:
+    """Whether a layer reads channels of these places."""
+    return any(member.role == "consumer" for member in kind.members)
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\d+", "", name)

@@ -1,0 +1,117 @@
+"""More transformers of a few thousand parameters, whose attentions cut, turn and norm heads in ways of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from zoo.timm_alone import import_timm
+
+from esper_es import blueprint
+
+from .transformer_models import COMMON, LAYERS, Transformer
+
+transformers = pytest.importorskip("transformers")
+
+TOKENS = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
+SMALL = {**COMMON, "intermediate_size": 40, **TOKENS}
+GROUPED = {**SMALL, "num_key_value_heads": 2}
+
+
+def _tokens(names: str = "input_ids") -> Mapping[str, Tensor]:
+    return {name: torch.randint(2, 97, (2, 6)) for name in names.split()}
+
+
+def _transformer(
+    name: str, build: Callable[[], nn.Module], inputs: Callable[[], Mapping[str, Tensor]] = _tokens
+) -> Transformer:
+    blueprint(f"tests/width/{name}")(build)
+    return Transformer(name, build, inputs)
+
+
+def _of(name: str, model: str, config: str, **sizes: Any) -> Transformer:
+    def build() -> nn.Module:
+        made: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**sizes)).train()
+        return made
+
+    return _transformer(name, build)
+
+
+MISTRAL = _of("mistral", "MistralForCausalLM", "MistralConfig", **GROUPED, head_dim=8, sliding_window=4)
+QWEN3 = _of("qwen3", "Qwen3ForCausalLM", "Qwen3Config", **GROUPED, head_dim=8)
+GEMMA3 = _of("gemma3", "Gemma3ForCausalLM", "Gemma3TextConfig", **GROUPED, head_dim=8, sliding_window=4)
+NEOX = _of("neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", **SMALL, rotary_pct=0.5)
+PHI = _of("phi", "PhiForCausalLM", "PhiConfig", **SMALL, partial_rotary_factor=0.5)
+COHERE = _of("cohere", "CohereForCausalLM", "CohereConfig", **GROUPED)
+FALCON = _of("falcon", "FalconForCausalLM", "FalconConfig", **COMMON, **TOKENS)
+OPT = _of("opt", "OPTForCausalLM", "OPTConfig", **COMMON, ffn_dim=40, word_embed_proj_dim=32, **TOKENS)
+GPTJ_SIZES = {"vocab_size": 97, "n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 16}
+GPTJ = _of("gptj", "GPTJForCausalLM", "GPTJConfig", **GPTJ_SIZES, rotary_dim=4)
+GPTJ_TURNED = _of("gptj-turned", "GPTJForCausalLM", "GPTJConfig", **GPTJ_SIZES, rotary_dim=8)
+RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_position_embeddings": 16}
+DEBERTA = _of("deberta", "DebertaForSequenceClassification", "DebertaConfig", **SMALL, **RELATIVE)
+DEBERTA_V2 = _of("deberta-v2", "DebertaV2ForSequenceClassification", "DebertaV2Config", **SMALL, **RELATIVE)
+DYNAMIC = _of(
+    "dynamic",
+    "LlamaForCausalLM",
+    "LlamaConfig",
+    **GROUPED,
+    rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
+)
+
+
+def whisper() -> nn.Module:
+    sizes = {"d_model": 32, "num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 16}
+    for part in ("encoder", "decoder"):
+        sizes |= {f"{part}_layers": 1, f"{part}_attention_heads": 4, f"{part}_ffn_dim": 40}
+    config = transformers.WhisperConfig(vocab_size=97, decoder_start_token_id=1, **sizes, **TOKENS)
+    made: nn.Module = transformers.WhisperForConditionalGeneration(config).train()
+    return made
+
+
+WHISPER = _transformer(
+    "whisper", whisper, lambda: {"input_features": torch.randn(2, 8, 20), **_tokens("decoder_input_ids")}
+)
+
+
+def _images() -> Mapping[str, Tensor]:
+    return {"x": torch.randn(2, 3, 16, 16)}
+
+
+def _timm(name: str, **terms: Any) -> Transformer:
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
+
+    def build() -> nn.Module:
+        made: nn.Module = import_timm().models.vision_transformer.VisionTransformer(**sizes, **terms)
+        return made
+
+    return _transformer(name, build, _images)
+
+
+TIMM = _timm("timm")
+TIMM_NORMED = _timm("timm-normed", qk_norm=True)
+
+
+class Attention(nn.Module):
+    """An attention whose queries and keys may have another size than its values, scores divided by its root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.qk_size, self.v_size = 3, 6, 6
+        self.q, self.k, self.v = nn.Linear(12, 18), nn.Linear(12, 18), nn.Linear(12, 18)
+        self.out = nn.Linear(18, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (f(x).unflatten(-1, (self.heads, self.qk_size)).transpose(1, 2) for f in (self.q, self.k))
+        v = self.v(x).unflatten(-1, (self.heads, self.v_size)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return made
+
+
+FREE = _transformer("free", Attention, lambda: {"x": torch.randn(2, 5, 12)})
+ONE_POSITION = _transformer("one-position", Attention, lambda: {"x": torch.randn(2, 1, 12)})
