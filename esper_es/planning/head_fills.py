@@ -161,7 +161,7 @@ class HeadFill:
 
     def fill(self, slot: Slot) -> Filled:
         if slot.member.role == "table":
-            entries = continued(slot.tensor(), slot.resizing.taken.added)
+            entries = continued(slot.tensor(), slot.resizing.units - slot.resizing.group.units)
             return Fill(GIVEN, {"fan_in": fans(slot)["fan_in"]}, slot.seed), entries
         fill = neutral(slot)
         if fill is not None or slot.member.role != "producer":

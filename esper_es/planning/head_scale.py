@@ -8,47 +8,93 @@ copy with all parameters drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import sqrt
+from typing import Any
 
 import torch
+from attrs import frozen
 from torch import nn
 
 from esper_es.domain.edits import Edit
 from esper_es.effects import output_difference
+from esper_es.example_inputs import ExampleCall, ExampleInputs
 from esper_es.planning.observation import observe
-from esper_es.planning.scene import Scene
 from esper_es.planning.width_trial import tried
 
-Tensors = dict[str, torch.Tensor]
+Outputs = tuple[torch.Tensor, ...]
+
+
+@frozen(eq=False)
+class Drawn:
+    """A copy of a model with other numbers in it, to be measured.
+
+    Attributes:
+        module: the copy.
+        examples: what to run it on.
+        rounding: relative change of its outputs that rounding may cause.
+    """
+
+    module: nn.Module
+    examples: ExampleInputs
+    rounding: float
+
+    def outputs(self, edits: Sequence[Edit] = (), tensors: Mapping[str, torch.Tensor] = {}) -> Outputs | None:
+        """Return its outputs under edits; None where it does not run."""
+        try:
+            return tried(self.module, edits, tensors, lambda: observe(self.module, self.examples).outputs)
+        except (RuntimeError, ValueError, TypeError, LookupError):
+            return None
 
 
 @contextmanager
-def drawn_anew(module: nn.Module, seed: int) -> Iterator[None]:
+def drawn_anew(module: nn.Module, examples: ExampleInputs, seed: int) -> Iterator[Drawn]:
     """Draw the parameters of a copy anew, of a size at which signals neither vanish nor grow; numbers of norms and
-    biases only by a little. All are back afterwards."""
+    biases only by a little. All are back afterwards.
+
+    Numbers of less than single precision have that meanwhile, if the model runs like this: rounding hides too much.
+    """
     generator = torch.Generator().manual_seed(seed)
-    parameters = [p for p in module.parameters() if p.is_floating_point()]
-    before = [parameter.data for parameter in parameters]
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    before = [tensor.data for tensor in tensors]
     try:
-        for parameter, old in zip(parameters, before, strict=True):
-            noise = torch.randn(old.shape, generator=generator)
-            if old.ndim < 2:
-                parameter.data = old + 0.1 * noise.to(old)
-            else:
-                parameter.data = (noise * (old.shape[0] / old.numel()) ** 0.5).to(old)
-        yield
+        for tensor, old in zip(tensors, before, strict=True):
+            if isinstance(tensor, nn.Parameter):
+                tensor.data = _redrawn(old, generator)
+        drawn = [tensor.data for tensor in tensors]
+        for tensor in tensors:
+            tensor.data = _precise(tensor.data)
+        found = Drawn(module, _precise_examples(examples), 64 * torch.finfo(torch.float32).eps)
+        if found.outputs() is None:
+            for tensor, data in zip(tensors, drawn, strict=True):
+                tensor.data = data
+            coarsest = max((torch.finfo(data.dtype).eps for data in drawn), default=0.0)
+            found = Drawn(module, examples, 64 * coarsest)
+        yield found
     finally:
-        for parameter, old in zip(parameters, before, strict=True):
-            parameter.data = old
+        for tensor, old in zip(tensors, before, strict=True):
+            tensor.data = old
 
 
-def outputs_under(scene: Scene, edits: Sequence[Edit], tensors: Tensors) -> tuple[torch.Tensor, ...] | None:
-    """Return the outputs of the copy under edits; None where it does not run."""
-    try:
-        return tried(scene.shadow, edits, tensors, lambda: observe(scene.shadow, scene.examples).outputs)
-    except (RuntimeError, ValueError, TypeError, LookupError):
-        return None
+def _redrawn(old: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    noise = torch.randn(old.shape, generator=generator)
+    if old.ndim < 2:
+        return old + 0.1 * noise.to(old)
+    return (noise * sqrt(old.shape[0] / old.numel())).to(old)
+
+
+def _precise(value: Any) -> Any:
+    small = isinstance(value, torch.Tensor) and value.is_floating_point() and value.element_size() < 4
+    return value.float() if small else value
+
+
+def _precise_examples(examples: ExampleInputs) -> ExampleInputs:
+    calls = [
+        ExampleCall(tuple(map(_precise, args)), {key: _precise(value) for key, value in kwargs.items()})
+        for args, kwargs in examples.fresh()
+    ]
+    return ExampleInputs(tuple(calls))
 
 
 def moved(expected: Sequence[torch.Tensor] | None, found: Sequence[torch.Tensor] | None) -> float:

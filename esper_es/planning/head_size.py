@@ -17,7 +17,7 @@ from esper_es.planning.attribute_search import searched
 from esper_es.planning.capacity import require_room_to_grow
 from esper_es.planning.head_fills import HeadFill, Side, normed, scaled, sides, silenced
 from esper_es.planning.head_proof import head_proof
-from esper_es.planning.head_scale import drawn_anew, moved, outputs_under
+from esper_es.planning.head_scale import drawn_anew, moved
 from esper_es.planning.head_targets import HeadTarget, head_targets
 from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, grown, in_turn, shrunk
@@ -26,7 +26,6 @@ from esper_es.planning.unit_importance import Importance, best, rated
 from esper_es.planning.width_change import Change, Resolved, looked_at
 from esper_es.planning.width_edits import Filled, filled
 from esper_es.planning.width_request import WidthRequest
-from esper_es.planning.width_trial import tolerance
 from esper_es.projections.live.live import Live
 from esper_es.tracing import Trace, WidthGroup
 
@@ -169,22 +168,21 @@ def _filled(
     """
     resizings = resolved.change.resizings
     found: list[tuple[float, _Way]] = []
-    limit = tolerance(scene)
-    with drawn_anew(scene.shadow, scene.seed("scale")):
+    with drawn_anew(scene.shadow, scene.examples, scene.seed("scale")) as drawn:
         expected: dict[str, tuple[torch.Tensor, ...] | None] = {}
         for ways in _ways(targets):
             norm = ways[0].norm
             if norm not in expected:
                 with silenced(scene.shadow, targets, kept, norm):
-                    expected[norm] = outputs_under(scene, (), {})
+                    expected[norm] = drawn.outputs()
             for way in ways:
                 done = way.filled(scene, scene.shadow, resizings, law)
-                outputs = outputs_under(scene, (*done.edits, *resolved.attributes), done.tensors)
+                outputs = drawn.outputs((*done.edits, *resolved.attributes), done.tensors)
                 found.append((moved(expected[norm], outputs), way))
-            if min(one for one, _ in found) <= limit:
+            if min(one for one, _ in found) <= drawn.rounding:
                 break
     _, chosen = min(found, key=lambda one: one[0])
-    _require_told(scene, targets, [(one, way.factor) for one, way in found])
+    _require_told(targets, [(one, way.factor) for one, way in found], drawn.rounding)
     done = chosen.filled(scene, scene.live.module, resizings, law)
     method = "channels of heads drawn on one side, zero on the other" if kept[0] is None else ""
     if chosen.factor != 1.0:
@@ -192,13 +190,15 @@ def _filled(
     return HeadChange(targets, kept, resolved, done, method)
 
 
-def _require_told(scene: Scene, targets: Sequence[HeadTarget], found: Sequence[tuple[float, float]]) -> None:
+def _require_told(
+    targets: Sequence[HeadTarget], found: Sequence[tuple[float, float]], rounding: float
+) -> None:
     """Check what was measured: how far each way moves the outputs, and its factor."""
     heads = targets[0].heads.tensor
     nearest, factor = min(found)
     others = [one for one, other in found if other != factor]
-    clear = not others or min(others) > CLEAR * max(nearest, tolerance(scene) / 64)
-    if not nearest <= tolerance(scene) and not (clear and any(normed(t.kind) for t in targets)):
+    clear = not others or min(others) > CLEAR * max(nearest, rounding / 64)
+    if not nearest <= rounding and not (clear and any(normed(t.kind) for t in targets)):
         raise Refused(
             f"no way that was tried to give the heads of {heads} another size keeps what the others compute: the "
             f"outputs of a drawn model move by {nearest:.1e}",

@@ -6,13 +6,14 @@ What the code ties can't be seen in a trace. So the fewest come first, and the p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
 from attrs import evolve, frozen
 
+from esper_es.domain.architecture import relative_path
 from esper_es.domain.errors import Refused
-from esper_es.planning.rotary_tables import frequency_tables
+from esper_es.planning.rotary_tables import rotary_tables
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_request import WidthRequest
 from esper_es.tracing import Trace, WidthGroup, places_in_heads
@@ -147,11 +148,13 @@ def _everywhere(
         yield tuple(targets)
         yield tuple(_alike(found, targets, same_name=True))
         return
-    tables = frequency_tables(scene.live.module, found, turned[0].kind.units)
-    every = _alike(found, targets, same_name=False)
+    tables = rotary_tables(scene.live.module, found, turned[0].kind.units)
+    around = ".".join(_shared(member.tensor for member in targets[0].heads.members))
+    own = tuple(table for table in tables if relative_path(table.module, around) is not None)
+    every = list(targets) if own else _alike(found, targets, same_name=False)
     first = next(number for number, target in enumerate(every) if target.turned)
     kind = every[first].kind
-    every[first] = evolve(every[first], kind=evolve(kind, members=(*kind.members, *tables)))
+    every[first] = evolve(every[first], kind=evolve(kind, members=(*kind.members, *(own or tables))))
     yield tuple(every)
 
 
@@ -207,7 +210,11 @@ def _sides(found: Trace, group: WidthGroup, place: tuple[str, int]) -> tuple[_Si
 
 def _holder(kind: WidthGroup) -> tuple[str, ...]:
     """Path of the innermost module that holds all tensors of a kind."""
-    paths = [member.tensor.split(".")[:-1] for member in kind.members]
+    return _shared(member.tensor for member in kind.members)
+
+
+def _shared(tensors: Iterable[str]) -> tuple[str, ...]:
+    paths = [tensor.split(".")[:-1] for tensor in tensors]
     shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
     return tuple(parts[0] for parts in shared)
 
