@@ -55,9 +55,7 @@ def plan_head_size(
             "method": change.method,
             "resized": sorted({resizing.member.tensor for resizing in resizings}),
             "attributes": {f"{e.path}.{e.name}".lstrip("."): e.value for e in attributes},
-            "reduced_by": sorted(
-                {f"norm in {m.module}" for t in change.targets for m in t.kind.members if m.role == "affine"}
-            ),
+            "reduced_by": [f"norm in {path}" for path in change.norms],
             "kept_units": change.kept[0],
             "config": dict(config.values),
             "config_note": config.note,

@@ -45,6 +45,7 @@ class HeadChange:
         resolved: all dimensions that change, the proof, and the attributes that go with it.
         done: the edits of tensors, and the tensors that they name.
         method: what was done about new entries and old ones, in a few words.
+        norms: paths of the norms of heads that make up for channels that came or went.
     """
 
     targets: tuple[HeadTarget, ...]
@@ -52,6 +53,7 @@ class HeadChange:
     resolved: Resolved
     done: Filled
     method: str
+    norms: tuple[str, ...]
 
 
 def head_change(
@@ -187,7 +189,8 @@ def _filled(
     method = "channels of heads drawn on one side, zero on the other" if kept[0] is None else ""
     if chosen.factor != 1.0:
         method = f"{method}, scores rescaled".removeprefix(", ")
-    return HeadChange(targets, kept, resolved, done, method)
+    norms = {m.module for t in targets for m in t.kind.members if chosen.norm and m.role == "affine"}
+    return HeadChange(targets, kept, resolved, done, method, tuple(sorted(norms)))
 
 
 def _require_told(

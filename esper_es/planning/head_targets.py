@@ -103,6 +103,9 @@ def head_targets(
 ) -> Iterator[tuple[HeadTarget, ...]]:
     """Yield what could change for heads of another size, the least first.
 
+    Where one layer makes queries, keys and values, and the heads of values have another size, those of queries and keys
+    are meant.
+
     Raises:
         Refused: if there are no heads in sight, they have the size already, or can't have it.
     """
@@ -115,16 +118,12 @@ def head_targets(
             "where there is but one, its size is the width in channels",
             "heads",
         )
-    sizes = sorted({side.size for side in own})
-    if len(sizes) > 1:
-        raise Refused(
-            f"{group.tensor} dim {group.dim} holds heads of the sizes {' and '.join(map(str, sizes))}; name a layer of "
-            "one of them",
-            "width_unit",
-        )
-    if sizes == [request.width]:
+    if len({side.size for side in own}) > 1:
+        own = [side for side in own if not side.reads]
+    size = own[0].size
+    if size == request.width:
         raise Refused(f"the heads of {request.layer!r} have {request.width} channels already", "same_width")
-    every = [side for side in sides if side.size == sizes[0]]
+    every = [side for side in sides if side.size == size]
     for chosen in (own, every) if len(own) < len(every) else (own,):
         yield from _everywhere(scene, found, [side.target(request.width) for side in chosen])
 
@@ -201,7 +200,7 @@ def _sides(found: Trace, group: WidthGroup, place: tuple[str, int]) -> tuple[_Si
     Heads of several attentions may be one group, as those that share a table of position biases. Kinds of places
     belong to one attention if a module that holds one of them holds the other.
     """
-    every = [kind for kind in places_in_heads(found, group) if kind.units > 1]
+    every = [kind for kind in places_in_heads(found, group) if kind.head_size > 1]
     own = [_holder(kind) for kind in every if kind.member(*place)]
     kinds = [kind for kind in every if any(_around(holder, _holder(kind)) for holder in own)]
     parted = [tuple(kind for kind in kinds if reads(kind) is read) for read in (False, True)]

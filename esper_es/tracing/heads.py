@@ -64,7 +64,7 @@ def _labels(found: Trace, group: WidthGroup, standing: Mapping[Place, Ids]) -> I
     size, same = found.index.size, found.relations.same
     nodes = sum(slots.shape[1] for slots in standing.values())
     sets = UnionFind(2 * size + nodes)
-    untold = {place for place, slots in standing.items() if _is_untold(same[slots])}
+    untold = {(m.tensor, m.dim) for m in group.members if _is_untold(m, same[standing[m.tensor, m.dim]])}
     told = np.ones(size, dtype=bool)
     first = 2 * size
     for place, slots in standing.items():
@@ -84,9 +84,9 @@ def _labels(found: Trace, group: WidthGroup, standing: Mapping[Place, Ids]) -> I
     return sets.labels()[:size]
 
 
-def _is_untold(same: Ids) -> bool:
-    """Whether all channels of one head count as one, as where all heads have the values of one."""
-    return same.shape[1] > 2 and bool((same == same[:, :1]).all())
+def _is_untold(member: Member, same: Ids) -> bool:
+    """Whether all channels of a head that are read count as one, as where all heads have the values of one."""
+    return member.role == "consumer" and same.shape[1] > 1 and bool((same == same[:, :1]).all())
 
 
 def _match_repeated(
@@ -238,7 +238,10 @@ def _traced_member(found: Trace, place: Place) -> Member:
 
 
 def _member(found: Trace, group: WidthGroup, place: Place, positions: Ids) -> Member:
-    return evolve(group.member(*place) or _traced_member(found, place), positions=positions)
+    """One dimension of a kind. Where there is but one place, every channel at it is a part by itself."""
+    parts = tuple(np.flatnonzero(positions == 0).tolist()) if positions.max() == 0 else ()
+    member = group.member(*place) or _traced_member(found, place)
+    return evolve(member, positions=positions, parts=parts)
 
 
 def _pins(found: Trace, slots: Ids) -> Iterator[Pin]:

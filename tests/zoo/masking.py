@@ -44,6 +44,17 @@ def silenced(model: nn.Module, found: Trace, gone: Gone) -> nn.Module:
     return copied
 
 
+def zeroed(model: nn.Module, gone: Gone) -> nn.Module:
+    """Return a copy in which everything that went is zero, what makes it and what reads it."""
+    copied = copy.deepcopy(model)
+    parameters = dict(copied.named_parameters())
+    with torch.no_grad():
+        for (tensor, dim), indices in gone.items():
+            if tensor in parameters and indices:
+                parameters[tensor][(slice(None),) * dim + (list(indices),)] = 0
+    return copied
+
+
 def _silent(found: Trace, gone: Gone) -> set[tuple[str, int]]:
     groups: dict[frozenset[tuple[str, int]], WidthGroup] = {}
     for tensor, dim in gone:

@@ -11,7 +11,8 @@ class Outcome:
 
     Attributes:
         species: name of the model.
-        surgery: ``"grow"``, ``"shrink"``, ``"insert"``, ``"remove"`` or ``"skip"``.
+        surgery: ``"grow"``, ``"shrink"``, ``"larger heads"``, ``"smaller heads"``, ``"insert"``, ``"remove"`` or
+            ``"skip"``.
         target: the layer.
         refused: why it was not done; empty when it was.
         moved: how far the outputs are from those that they should be, relative to the largest; None where

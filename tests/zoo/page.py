@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
-from .report import Visit
+from .report import SURGERIES, Visit
 
 HEADER = (
-    "model | parameters | groups free | pinned | grown | shrunk | insert | remove | skip | outputs moved by, at most | "
-    "bit for bit | under norms | replayed | compiles | ms per surgery"
+    "model | parameters | groups free | pinned | grown | shrunk | larger heads | smaller heads | insert | remove | "
+    "skip | outputs moved by, at most | bit for bit | under norms | replayed | compiles | ms per surgery"
 )
 
 
@@ -25,16 +25,17 @@ Written by `make zoo`, with torch {version("torch")}, transformers {version("tra
 timm {version("timm")}.
 
 Every model is built from a configuration, tiny, with random weights; every group of channels that nothing pins is
-widened and narrowed by one unit (a channel, a head, a group of query heads, a gate unit); one layer is inserted, one
-removed and one skip added. After each surgery the outputs are compared with what they should be (after widening and
-insertion: what they were; after narrowing: those of the model in which nothing reads the unit that went), 20 steps of
-Adam are taken, and the model is rolled back, which must give back the whole state bit for bit; the version is
-replayed in another process, which must come to the same bytes. Models that can be compiled as one graph must still be
-after every surgery.
+widened and narrowed by one unit (a channel, a head, a group of query heads, a gate unit); the heads of one attention
+of each kind get two channels more, and two less; one layer is inserted, one removed and one skip added. After each
+surgery the outputs are compared with what they should be (after widening and insertion: what they were; after
+narrowing: those of the model in which nothing reads the unit that went), 20 steps of Adam are taken, and the model is
+rolled back, which must give back the whole state bit for bit; the version is replayed in another process, which must
+come to the same bytes. Models that can be compiled as one graph must still be after every surgery.
 
 {rows}
 
-In all {_in_all(visits, "grow")} widened, {_in_all(visits, "shrink")} narrowed.
+In all {_in_all(visits, "grow")} widened, {_in_all(visits, "shrink")} narrowed; heads of
+{_in_all(visits, "larger heads")} made larger, of {_in_all(visits, "smaller heads")} made smaller.
 
 Outputs are compared in single precision, relative to the largest; sums in another order may move them by 2e-6. Where
 a norm runs over the channels that grew, its scale and its epsilon are set so that the outputs stay as well as they
@@ -68,7 +69,7 @@ def _row(visit: Visit) -> str:
         f"{visit.parameters:,}",
         str(len(visit.of("grow"))),
         str(len(visit.pins)),
-        *(visit.done(kind) for kind in ("grow", "shrink", "insert", "remove", "skip")),
+        *(visit.done(kind) for kind in SURGERIES),
         f"{max(visit.moved, default=0.0):.0e}".replace("0e+00", "0"),
         f"{exact}/{len(visit.moved)}",
         f"{max(visit.moved_under_norms):.0e}" if visit.moved_under_norms else "-",

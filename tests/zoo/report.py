@@ -9,7 +9,7 @@ from attrs import frozen
 
 from .outcomes import Outcome
 
-WIDTH = ("grow", "shrink")
+SURGERIES = ("grow", "shrink", "larger heads", "smaller heads", "insert", "remove", "skip")
 
 
 @frozen(kw_only=True)
@@ -71,6 +71,5 @@ class Visit:
 
     def summary(self) -> str:
         """Return the visit in one line."""
-        kinds = ("grow", "shrink", "insert", "remove", "skip")
-        counts = ", ".join(f"{kind} {self.done(kind)}" for kind in kinds)
+        counts = ", ".join(f"{kind} {self.done(kind)}" for kind in SURGERIES)
         return f"{self.species}: {counts}, wrong {len(self.wrong)}, {self.seconds:.0f} s"

@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from esper_es.tracing import WidthGroup
 
 from .outcomes import Outcome
-from .trials import Trials
+from .trials import HEAD_CHANNELS, Trials
 
 SEED = 11
 
 
 def every(trials: Trials) -> Iterator[Outcome]:
-    """Grow and shrink every free group; insert, remove and connect once; compile after each."""
+    """Grow and shrink every free group, and the heads of one attention of each kind; insert, remove and connect once;
+    compile after each."""
     for group in trials.groups():
         yield from _both_ways(trials, group, compiled=True)
+    for heads in trials.heads():
+        yield trials.larger_heads(heads, compiled=True)
+        if heads.size > HEAD_CHANNELS:
+            yield trials.smaller_heads(heads, compiled=True)
     yield from _depth(trials, compiled=True)
 
 
@@ -28,6 +33,8 @@ def sampled(trials: Trials, count: int) -> Iterator[Outcome]:
     free = trials.groups()
     for number, group in enumerate(random.Random(SEED).sample(free, min(count, len(free)))):
         yield from _both_ways(trials, group, compiled=number == 0)
+    for heads in trials.heads()[:count]:
+        yield trials.larger_heads(heads)
     yield from _depth(trials, compiled=False)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Callable, Sequence
 from math import isfinite
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +15,31 @@ from torch import Tensor, nn
 from esper_es import Engine, SurgeryResult
 from esper_es.domain.edits import Edit
 from esper_es.projections.live.describe import describe
-from esper_es.tracing import WidthGroup
+from esper_es.tracing import WidthGroup, places_in_heads
 
 from .looking import compiles, difference, moved, outputs, train
-from .masking import gone, silenced
+from .masking import gone, silenced, zeroed
 from .outcomes import Outcome, Version
 from .species import Species
 
 PRESERVED = 2e-6
 """Largest relative difference, in single precision, of outputs that differ by the order of sums only."""
 STEPS = 20
+HEAD_CHANNELS = 2
+"""How many channels come to every head, or go: rotary positions turn two together."""
 
 STIR = 0.1
 
 Expected = Callable[[nn.Module, SurgeryResult], list[Tensor] | None]
 """From the model before a surgery and its result: the outputs after it; None where nothing says."""
+
+
+class Heads(NamedTuple):
+    """Heads, by a dimension of a tensor that makes queries or keys, and how many channels of these one has."""
+
+    tensor: str
+    dim: int
+    size: int
 
 
 class Trials:
@@ -91,6 +103,40 @@ class Trials:
 
         return self._width("shrink", group, -self.species.units, expected, compiled)
 
+    def heads(self) -> tuple[Heads, ...]:
+        """Return heads whose size can be spoken of; of those in layers alike the first."""
+        found = self.run.surgeon.trace()
+        alike: dict[str, Heads] = {}
+        for group in found.width_groups:
+            kinds = [kind for kind in places_in_heads(found, group) if kind.head_size > 1]
+            read = [kind for kind in kinds if any(m.role == "consumer" for m in kind.members)]
+            made = [m for kind in kinds if kind not in read for m in kind.members if m.role == "producer"]
+            if made and read:
+                own = [
+                    kind for kind in kinds if kind not in read and kind.member(made[0].tensor, made[0].dim)
+                ]
+                heads = Heads(made[0].tensor, made[0].dim, sum(kind.head_size for kind in own))
+                alike.setdefault(re.sub(r"\d+", "", heads.tensor), heads)
+        return tuple(alike.values())
+
+    def larger_heads(self, heads: Heads, *, compiled: bool = False) -> Outcome:
+        """Give every head more channels. The function stays."""
+        size = heads.size + HEAD_CHANNELS
+        return self._sized(
+            "larger heads", heads, size, lambda before, _: outputs(before, self.inputs), compiled
+        )
+
+    def smaller_heads(self, heads: Heads, *, compiled: bool = False) -> Outcome:
+        """Take channels from every head. The others compute what they computed beside channels that are zero."""
+        size = heads.size - HEAD_CHANNELS
+
+        def expected(before: nn.Module, result: SurgeryResult) -> list[Tensor] | None:
+            if result.details["reduced_by"]:
+                return None
+            return outputs(zeroed(before, gone(before, self._last_edits())), self.inputs)
+
+        return self._sized("smaller heads", heads, size, expected, compiled)
+
     def insert(self, *, compiled: bool = False) -> Outcome:
         """Insert a residual branch, which starts as nothing."""
         after, spec = self.species.insert
@@ -134,6 +180,17 @@ class Trials:
             f"{group.tensor} dim {group.dim}",
             lambda: self.run.surgeon.modify_layer_width(
                 layer_name=group.tensor, dimension=group.dim, unit="units", new_width=group.units + units
+            ),
+            expected,
+            compiled,
+        )
+
+    def _sized(self, surgery: str, heads: Heads, size: int, expected: Expected, compiled: bool) -> Outcome:
+        return self._tried(
+            surgery,
+            f"{heads.tensor} dim {heads.dim}",
+            lambda: self.run.surgeon.modify_layer_width(
+                layer_name=heads.tensor, dimension=heads.dim, unit="head_size", new_width=size
             ),
             expected,
             compiled,
