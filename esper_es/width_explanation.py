@@ -13,7 +13,7 @@ from esper_es.rehearsal import rehearsed
 from esper_es.session import Session
 from esper_es.shadow import on_a_copy
 from esper_es.stopwatch import Stopwatch
-from esper_es.tracing import Explanation, WidthGroup
+from esper_es.tracing import Explanation, WidthGroup, head_size
 
 
 def explained_width(session: Session, layer_name: str, dimension: str | int) -> Explanation:
@@ -30,8 +30,8 @@ def explained_width(session: Session, layer_name: str, dimension: str | int) -> 
     except Refused as refusal:
         raise UsageError(refusal.reason) from refusal
     if not group.free or group.unit_size < 1:
-        return Explanation(group)
-    return Explanation(group, _fixed(session, group))
+        return Explanation(group, None, head_size(found, group))
+    return Explanation(group, _fixed(session, group), head_size(found, group))
 
 
 def _fixed(session: Session, group: WidthGroup) -> str | None:

@@ -16,7 +16,7 @@ from esper_es.tracing.explanation import Explanation
 from esper_es.tracing.frames import Frame, Frames
 from esper_es.tracing.groups import Member, Pin, Reduction, WidthGroup
 from esper_es.tracing.growth import Growth, Refusal, group_growth, group_selection, growth, selection
-from esper_es.tracing.heads import freed, places_in_heads
+from esper_es.tracing.heads import freed, head_size, places_in_heads
 from esper_es.tracing.operation import Operation
 from esper_es.tracing.proof import prove
 from esper_es.tracing.provenance import Trace
@@ -49,6 +49,7 @@ __all__ = [
     "group_growth",
     "group_selection",
     "growth",
+    "head_size",
     "misread",
     "places_in_heads",
     "prove",

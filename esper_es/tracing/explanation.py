@@ -19,10 +19,12 @@ class Explanation:
     Attributes:
         group: the tensors that go together.
         fixed: what keeps an unpinned group as it is; None where nothing does, or nobody tried.
+        head_size: how many channels each head has, of those that the layer makes or reads; 0 where it has no heads.
     """
 
     group: WidthGroup
     fixed: str | None = None
+    head_size: int = 0
 
     @property
     def free(self) -> bool:
@@ -30,8 +32,13 @@ class Explanation:
         return self.group.free and self.fixed is None
 
     def as_dict(self) -> dict[str, Any]:
-        """The same in JSON's types: the group, ``free`` and ``fixed``."""
-        return {**self.group.as_dict(), "free": self.free, "fixed": self.fixed}
+        """The same in JSON's types: the group, ``free``, ``fixed`` and ``head_size``."""
+        return {
+            **self.group.as_dict(),
+            "free": self.free,
+            "fixed": self.fixed,
+            "head_size": self.head_size,
+        }
 
     def as_json(self) -> str:
         """The same as a JSON text."""
@@ -47,6 +54,8 @@ class Explanation:
         lines = [f"{group.tensor} dim {group.dim}: {group.size} channels, {group.units} units{per_unit}"]
         if group.families > 1:
             lines.append(f"  of {group.families} kinds: new ones are like the last")
+        if self.head_size:
+            lines.append(f"  heads of {self.head_size} channels")
         width = max(len(member.tensor) for member in group.members)
         lines += [
             f"  {member.role:<9} {member.tensor:<{width}} dim {member.dim}  {_share(member)}"

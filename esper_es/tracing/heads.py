@@ -47,6 +47,17 @@ def places_in_heads(found: Trace, group: WidthGroup) -> tuple[WidthGroup, ...]:
     return tuple(_sized(found, group, kind, heads) for kind in kinds)
 
 
+def head_size(found: Trace, group: WidthGroup) -> int:
+    """Return how many channels each head has, of those in the dimension that a group is named by; 0 where it has none.
+
+    Where it has some of queries and keys, and others of values, it is the size of the former.
+    """
+    kinds = [kind for kind in places_in_heads(found, group) if kind.member(group.tensor, group.dim)]
+    paired = [kind for kind in kinds if all(member.role != "consumer" for member in kind.members)]
+    size = sum(kind.head_size for kind in paired or kinds)
+    return size if size > 1 else 0
+
+
 def _standing(found: Trace, group: WidthGroup, member: Member) -> Ids:
     """Slots of a member as ``(units, channels of one unit in order)``."""
     order = np.argsort(member.positions, kind="stable")[len(member.positions) - member.covered :]
