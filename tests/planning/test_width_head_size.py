@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from subprocess import run as run_process
+from sys import executable
 from typing import Any
 
 import pytest
@@ -17,11 +19,15 @@ from .head_models import (
     COHERE,
     DEBERTA,
     DEBERTA_V2,
+    DYNAMIC,
     FALCON,
     FREE,
+    GEMMA3,
     GPTJ,
+    GPTJ_TURNED,
     MISTRAL,
     NEOX,
+    ONE_POSITION,
     OPT,
     PHI,
     QWEN3,
@@ -169,3 +175,183 @@ def test_every_new_channel_learns(heads: Heads, engine: Engine) -> None:
 
 def last_edits(engine: Engine, heads: Heads) -> Any:
     return engine.history(heads.model.name)[-1].fact.edits
+
+
+def refusal(run: Run, layer: str, size: int, **terms: Any) -> str:
+    result = run.surgeon.modify_layer_width(
+        layer_name=layer, new_width=size, **{"unit": "head_size", **terms}
+    )
+    assert not result.success
+    return result.error or ""
+
+
+def test_a_replay_computes_what_the_model_does(engine: Engine) -> None:
+    run = attached(engine, LLAMA)
+    sized(run, HEADS[0], 10)
+    run.capture()
+    _, inputs = next(run.session.examples.fresh())
+    with torch.no_grad():
+        found, live = engine.replay("llama").eval()(**inputs), run.model.eval()(**inputs)
+    assert torch.equal(found.logits, live.logits)
+
+
+def test_a_process_that_knows_nothing_but_the_log_comes_to_the_same(url: str) -> None:
+    with Engine(url) as engine:
+        run = attached(engine, MISTRAL)
+        sized(run, HEADS[2], 12)
+        trained(run)
+        sized(run, HEADS[2], 6)
+        run.capture()
+        fingerprint_here = run.fingerprint
+    code = (
+        "import torch\nfrom esper_es import Engine, blueprint, fingerprint\n"
+        "from transformers import MistralConfig, MistralForCausalLM\n"
+        "sizes = dict(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, head_dim=8,\n"
+        "    num_key_value_heads=2, intermediate_size=40, pad_token_id=0, bos_token_id=0, eos_token_id=1)\n"
+        "@blueprint('tests/width/mistral')\n"
+        "def build(): return MistralForCausalLM(MistralConfig(**sizes, sliding_window=4))\n"
+        f"with Engine({url!r}) as engine:\n    print(fingerprint(engine.replay('mistral')))"
+    )
+    answer = run_process([executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip().splitlines()[-1] == fingerprint_here
+
+
+def test_old_pairs_keep_their_frequencies_and_new_ones_go_on(engine: Engine) -> None:
+    run = attached(engine, LLAMA)
+    before = run.model.get_buffer("model.rotary_emb.inv_freq").clone()
+    sized(run, HEADS[0], 12)
+    after = run.model.get_buffer("model.rotary_emb.inv_freq")
+    assert torch.equal(after[:4], before)
+    assert after[4:].tolist() == pytest.approx([1e-4, 1e-5])
+
+
+def test_all_layers_change_that_one_table_turns(engine: Engine) -> None:
+    run = attached(engine, LLAMA)
+    sized(run, HEADS[0], 12)
+    sizes = [layer.self_attn.head_dim for layer in run.model.model.layers]
+    assert sizes == [12, 12]
+
+
+def test_the_same_pairs_go_in_all_layers_with_their_frequencies(engine: Engine) -> None:
+    run = attached(engine, LLAMA)
+    before = run.model.get_buffer("model.rotary_emb.inv_freq").clone()
+    kept = sized(run, HEADS[0], 4).details["kept_units"]
+    assert torch.equal(run.model.get_buffer("model.rotary_emb.inv_freq"), before[list(kept)])
+    gathers = {
+        tuple(index % 8 for index in edit.gather if index < 8)
+        for edit in last_edits(engine, HEADS[0])
+        if getattr(edit, "tensor", "").endswith(("q_proj.weight", "k_proj.weight"))
+    }
+    assert gathers == {(*kept, *(index + 4 for index in kept))}
+
+
+def test_new_channels_stand_at_the_end_of_each_half_of_a_turned_head(engine: Engine) -> None:
+    run = attached(engine, LLAMA)
+    sized(run, HEADS[0], 10)
+    gather = next(
+        list(edit.gather)
+        for edit in last_edits(engine, HEADS[0])
+        if getattr(edit, "tensor", "") == f"{LLAMA_Q}.weight"
+    )
+    assert gather[:20] == [0, 1, 2, 3, -1, 4, 5, 6, 7, -1, 8, 9, 10, 11, -1, 12, 13, 14, 15, -1]
+
+
+def test_channels_that_are_not_turned_come_where_there_are_some(engine: Engine) -> None:
+    run = attached(engine, PHI)
+    before = run.model.get_buffer("model.rotary_emb.inv_freq").clone()
+    result = sized(run, Heads(PHI, LLAMA_Q), 11)
+    assert torch.equal(run.model.get_buffer("model.rotary_emb.inv_freq"), before)
+    assert not [name for name in result.details["resized"] if "layers.1" in name]
+
+
+def test_only_the_sizes_that_the_code_ties_change(engine: Engine) -> None:
+    run = attached(engine, FREE)
+    sized(run, Heads(FREE, "q"), 9)
+    assert (run.model.qk_size, run.model.v_size, run.model.v.out_features) == (9, 6, 18)
+    sized(run, Heads(FREE, "out", dimension="in"), 5)
+    assert (run.model.qk_size, run.model.v_size, run.model.k.out_features) == (9, 5, 27)
+
+
+def test_numbers_of_heads_that_are_as_large_by_chance_stay(engine: Engine) -> None:
+    run = attached(engine, ENCODER)
+    sized(run, Heads(ENCODER, "encoder.layers.0.self_attn.in_proj_weight", dimension=0), 6)
+    attention = run.model.encoder.layers[0].self_attn
+    assert (attention.num_heads, attention.head_dim, attention.embed_dim) == (4, 6, 16)
+
+
+def test_the_configuration_of_a_t5_follows_once_all_its_heads_have_one_size(engine: Engine) -> None:
+    run = attached(engine, T5)
+    names = [name for name, module in run.model.named_modules() if type(module).__name__ == "T5Attention"]
+    results = [sized(run, Heads(T5, f"{name}.q"), 10) for name in names]
+    assert "layers differ" in results[0].details["config_note"]
+    assert results[-1].details["config"] == {"d_kv": 10}
+    assert run.model.config.d_kv == 10
+
+
+def test_the_configuration_is_said_not_to_tell_of_rotary_frequencies(engine: Engine) -> None:
+    run = attached(engine, LLAMA)
+    result = sized(run, HEADS[0], 10)
+    assert "frequencies" in result.details["config_note"]
+    assert run.model.config.to_dict().get("head_dim") in (None, 8)
+
+
+def test_scores_scaled_by_the_size_of_heads_are_made_up_for(engine: Engine) -> None:
+    run = attached(engine, FREE)
+    before = run.model.q.weight.detach().clone()
+    assert "scores rescaled" in sized(run, Heads(FREE, "q"), 24).details["method"]
+    assert torch.allclose(run.model.q.weight[:6], before[:6] * 2)
+
+
+def test_how_scores_are_scaled_must_show(engine: Engine) -> None:
+    assert "several positions" in refusal(ONE_POSITION.attached(engine), "q", 8)
+
+
+def test_rotary_positions_that_are_computed_anew_are_named(engine: Engine) -> None:
+    assert "'dynamic'" in refusal(DYNAMIC.attached(engine), LLAMA_Q, 10)
+
+
+def test_turned_channels_come_in_pairs(engine: Engine) -> None:
+    assert "can't have 9; what comes nearest is 10" in refusal(LLAMA.attached(engine), LLAMA_Q, 9)
+
+
+def test_turned_channels_stay_where_others_could_go(engine: Engine) -> None:
+    assert "of which 4 can go" in refusal(PHI.attached(engine), LLAMA_Q, 4)
+
+
+def test_a_size_that_heads_have_is_no_change(engine: Engine) -> None:
+    assert "have 8 channels already" in refusal(LLAMA.attached(engine), LLAMA_Q, 8)
+
+
+def test_a_layer_without_heads_has_no_head_size(engine: Engine) -> None:
+    assert "made of several heads" in refusal(LLAMA.attached(engine), "model.layers.0.mlp.gate_proj", 10)
+
+
+def test_other_initializations_are_not_for_channels_of_heads(engine: Engine) -> None:
+    error = refusal(LLAMA.attached(engine), LLAMA_Q, 10, initialization="net2wider")
+    assert "choose function_preserving" in error
+
+
+def test_a_norm_that_nothing_makes_up_for_is_refused(engine: Engine) -> None:
+    assert "keeps what the others compute" in refusal(GEMMA3.attached(engine), LLAMA_Q, 10)
+
+
+def test_a_refusal_leaves_everything_as_it_was(engine: Engine) -> None:
+    run = attached(engine, GEMMA3)
+    before = run.state_fingerprint
+    refusal(run, LLAMA_Q, 10)
+    assert run.state_fingerprint == before
+
+
+def test_tables_of_sines_and_cosines_are_lengthened(engine: Engine) -> None:
+    heads = Heads(GPTJ_TURNED, "transformer.h.0.attn.q_proj")
+    run = attached(engine, GPTJ_TURNED)
+    before = outputs(run)
+    sized(run, heads, 10)
+    assert moved(before, outputs(run)) <= ROUNDING
+    table = run.model.get_buffer("transformer.h.0.attn.embed_positions")
+    assert torch.allclose(table.chunk(2, 1)[0].square() + table.chunk(2, 1)[1].square(), torch.ones(16, 5))
+
+
+def test_an_explanation_tells_how_large_heads_are(engine: Engine) -> None:
+    explanation = BERT.attached(engine).surgeon.explain("bert.encoder.layer.0.attention.self.query")
+    assert "heads of 8 channels" in str(explanation)
