@@ -30,46 +30,71 @@ def plan_head_size(
     Raises:
         Refused: if the heads can't have it.
     """
-    change = head_change(scene, found, request, group, initialization, importance)
+    return plan_of(
+        scene,
+        found,
+        request.layer,
+        group,
+        head_change(scene, found, request, group, initialization, importance),
+        initialization,
+    )
+
+
+def plan_of(
+    scene: Scene, found: Trace, layer: str, group: WidthGroup, change: HeadChange, initialization: str
+) -> Plan:
+    """Return the plan of a change that gives heads another size.
+
+    Args:
+        layer: asked for.
+        group: of its channels.
+        change: what changes.
+        initialization: asked for.
+    """
     resizings, attributes = change.resolved.change.resizings, change.resolved.attributes
-    new_width = len(gathers(resizings)[group.tensor, group.dim])
-    rules.check_width(scene.state, group.size, new_width)
-    others = [target.heads for target in change.targets if target.heads is not group]
-    Unreached(scene, found).require_none(others, request.layer)
+    gather = gathers(resizings)[group.tensor, group.dim]
+    rules.check_width(scene.state, group.size, len(gather))
+    beside = [r.group for r in resizings if not r.group.head_size]
+    touched = {id(one): one for one in (*(target.heads for target in change.targets), *beside)}
+    Unreached(scene, found).require_none([one for one in touched.values() if one is not group], layer)
     own = change.targets[0]
-    sizes = (own.size, request.width)
+    heads = (own.size, own.new_size)
+    asked_for_heads = all(one is not group for one in beside)
+    units = heads if asked_for_heads else (group.size, len(gather))
+    kept = change.kept[0] if asked_for_heads or change.kept[0] is None else tuple(gather)
     edits = (*change.done.edits, *attributes)
     edits = (*edits, *kept_norms(scene, edits, change.done.tensors))
     config = _config(scene, change)
     proof = change.resolved.proof
+    reduced_by = {f"{r.op} in {r.module or 'the model'}" for one in beside for r in one.reduced_by}
     return Plan(
         edits=(*edits, *config.edits),
         tensors=change.done.tensors,
         details={
-            "layer_name": request.layer,
+            "layer_name": layer,
             "old_width": group.size,
-            "new_width": new_width,
-            "units": sizes,
-            "head_size": sizes,
+            "new_width": len(gather),
+            "units": units,
+            "head_size": heads,
             "initialization": initialization,
             "method": change.method,
             "resized": sorted({resizing.member.tensor for resizing in resizings}),
             "attributes": {f"{e.path}.{e.name}".lstrip("."): e.value for e in attributes},
-            "reduced_by": [f"norm in {path}" for path in change.norms],
-            "kept_units": change.kept[0],
+            "reduced_by": sorted(reduced_by | {f"norm in {path}" for path in change.norms}),
+            "kept_units": kept,
             "config": dict(config.values),
             "config_note": config.note,
         },
         proof=lambda _: proof(),
         facts=partial(
             modify_layer_width,
-            layer_name=request.layer,
+            layer_name=layer,
             old_width=group.size,
-            new_width=new_width,
+            new_width=len(gather),
             initialization=initialization,
-            kept_units=change.kept[0],
+            kept_units=kept,
             dimension=group.dim,
-            units=sizes,
+            units=units,
             method=change.method,
         ),
     )

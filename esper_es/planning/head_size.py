@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import product
 from math import sqrt
 
 import torch
 from attrs import evolve, frozen
-from torch import nn
 
 from esper_es.domain.errors import Refused
 from esper_es.planning.attribute_repair import adapted, coupled
 from esper_es.planning.attribute_search import searched
 from esper_es.planning.capacity import require_room_to_grow
-from esper_es.planning.head_fills import HeadFill, Side, normed, scaled, sides, silenced
+from esper_es.planning.companions import Target
 from esper_es.planning.head_proof import head_proof
-from esper_es.planning.head_scale import drawn_anew, moved
-from esper_es.planning.head_targets import HeadTarget, head_targets
+from esper_es.planning.head_targets import HeadTarget, head_targets, sides_of
+from esper_es.planning.head_ways import Way, best_way
+from esper_es.planning.initializations import narrowed
 from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, grown, in_turn, shrunk
 from esper_es.planning.scene import Scene
-from esper_es.planning.unit_importance import Importance, best, rated
-from esper_es.planning.width_change import Change, Resolved, looked_at
-from esper_es.planning.width_edits import Filled, filled
+from esper_es.planning.unit_importance import Importance, best, most_important, rated
+from esper_es.planning.width_change import FIXED, Change, Resolved, looked_at
+from esper_es.planning.width_edits import Filled
 from esper_es.planning.width_request import WidthRequest
-from esper_es.projections.live.live import Live
 from esper_es.tracing import Trace, WidthGroup
 
+SEARCHED = (FIXED, "coupled")
+"""Checks of refusals after which other layers are changed with the heads too."""
 LAWS = {"function_preserving": "kaiming", "kaiming": "kaiming", "xavier": "xavier"}
-
-CLEAR = 8.0
-"""How much nearer to what they should be the outputs must be under the right scale than under any other."""
 
 
 @frozen(eq=False)
@@ -75,20 +72,124 @@ def head_change(
             f"{', '.join(LAWS)}",
             "initialization",
         )
-    reason: Refused | None = None
-    for targets in head_targets(scene, found, request, group):
+    law, reason = LAWS[initialization], None
+    for targets, beside in _candidates(found, list(head_targets(scene, found, request, group))):
         try:
-            kept = _kept(scene, targets, importance)
-            resolved = _resolved(scene, found, targets, kept)
+            return tried_change(scene, found, targets, beside, law, importance)
         except Refused as refusal:
-            reason = refusal
-            continue
-        if looked_at(scene, resolved, resolved.proof) == ():
-            return _filled(scene, targets, kept, resolved, LAWS[initialization])
-    raise reason or Refused(
-        f"the heads of {request.layer!r} would not be laid out as before in any way that was tried",
-        "fixed_width",
-    )
+            if refusal.check not in SEARCHED:
+                raise
+            reason = reason or refusal
+    assert reason is not None
+    raise reason
+
+
+def _candidates(
+    found: Trace, every: Sequence[tuple[HeadTarget, ...]]
+) -> Iterator[tuple[tuple[HeadTarget, ...], tuple[Target, ...]]]:
+    """What could change: heads alone first, then with a stream that is as wide as all of them."""
+    yield from ((targets, ()) for targets in every)
+    for targets in every:
+        if {target.reads for target in targets} == {True, False}:
+            yield from ((targets, beside) for beside in _companions(found, targets))
+
+
+def with_stream(
+    scene: Scene, found: Trace, stream: Target, initialization: str, importance: Importance
+) -> HeadChange | None:
+    """Return how a stream changes with the size of all heads that are as wide as it is, where the model's own code
+    takes one width for the other; None where it can't."""
+    heads = [
+        sides
+        for group in found.width_groups
+        if (sides := sides_of(found, group)) and all(side.width == stream.group.units for side in sides)
+    ]
+    if initialization not in LAWS or not heads or len({sides[0].heads.units for sides in heads}) > 1:
+        return None
+    number = heads[0][0].heads.units
+    own = {(m.tensor, m.dim) for m in stream.group.members}
+    if stream.units % number or any(own & {(m.tensor, m.dim) for m in s[0].heads.members} for s in heads):
+        return None
+    try:
+        targets = tuple(side.target(stream.units // number) for sides in heads for side in sides)
+        return tried_change(scene, found, targets, (stream,), LAWS[initialization], importance)
+    except Refused:
+        return None
+
+
+def tried_change(
+    scene: Scene,
+    found: Trace,
+    targets: tuple[HeadTarget, ...],
+    beside: Sequence[Target],
+    law: str,
+    importance: Importance,
+) -> HeadChange:
+    """Return how these places change, and these other groups with them.
+
+    Raises:
+        Refused: if they can't.
+    """
+    kept = _kept(scene, targets, importance)
+    resolved = _resolved(scene, found, targets, kept, beside, importance)
+    if looked_at(scene, resolved, resolved.proof) != ():
+        raise Refused(f"heads of {targets[0].heads.tensor} would not be laid out as before", FIXED)
+    resizings, attributes = resolved.change.resizings, resolved.attributes
+    if kept[0] is None:
+        way = best_way(scene, targets, kept, resizings, attributes, law)
+        done = way.filled(scene, scene.live.module, resizings, law)
+        method = "channels of heads drawn on one side, zero on the other"
+        method = f"{method}; {way.method}" if way.method else method
+    elif not beside:
+        way, method = best_way(scene, targets, kept, resizings, attributes, law), ""
+        done = way.filled(scene, scene.live.module, resizings, law)
+    else:
+        way = _as_if_grown(scene, found, targets, beside, law, importance)
+        plain = narrowed(scene, resizings, attributes)
+        done, method = evolve(plain.filled, edits=(*plain.filled.edits, *way.scaled(resizings))), plain.method
+    if way.factor != 1.0:
+        method = f"{method}, scores rescaled".removeprefix(", ")
+    norms = {m.module for t in targets for m in t.kind.members if way.norm and m.role == "affine"}
+    return HeadChange(targets, kept, resolved, done, method, tuple(sorted(norms)))
+
+
+def _as_if_grown(
+    scene: Scene,
+    found: Trace,
+    targets: Sequence[HeadTarget],
+    beside: Sequence[Target],
+    law: str,
+    importance: Importance,
+) -> Way:
+    """How scores are scaled, as larger heads show: what a norm over a stream computes changes when that narrows.
+
+    Raises:
+        Refused: if they do not show it either.
+    """
+    up = tuple(evolve(t, units=2 * t.kind.units - t.units) for t in targets)
+    wider = [Target(group, 2 * group.units - units) for group, units in beside]
+    kept = (None,) * len(up)
+    grown_too = _resolved(scene, found, up, kept, wider, importance)
+    way = best_way(scene, up, kept, grown_too.change.resizings, grown_too.attributes, law)
+    paired = next((target for target in targets if not target.reads), None)
+    told = way.factor != 1.0 and paired is not None
+    return evolve(way, factor=sqrt(paired.new_size / paired.size) if told and paired else 1.0)
+
+
+def _companions(found: Trace, targets: Sequence[HeadTarget]) -> Iterator[tuple[Target, ...]]:
+    """Groups as wide as all heads together, which the model's own code may take for the same width: the stream."""
+    heads = targets[0].heads
+    if any(target.turned for target in targets):
+        return
+    own = {(m.tensor, m.dim) for target in targets for m in target.heads.members}
+    old = {heads.units * target.size for target in targets}
+    new = {heads.units * target.new_size for target in targets}
+    if len(old) > 1 or len(new) > 1:
+        return
+    for group in found.width_groups:
+        fits = group.free and group.families == 1 and group.unit_size == 1 and {group.units} == old
+        if fits and not own & {(m.tensor, m.dim) for m in group.members}:
+            yield (Target(group, *new),)
 
 
 def _kept(
@@ -111,15 +212,20 @@ def _resolved(
     found: Trace,
     targets: Sequence[HeadTarget],
     kept: Sequence[tuple[int, ...] | None],
+    beside: Sequence[Target],
+    importance: Importance,
 ) -> Resolved:
-    def resized(target: HeadTarget, staying: tuple[int, ...] | None) -> tuple[Resizing, ...]:
+    def resized(group: WidthGroup, units: int, staying: Sequence[int] | None) -> tuple[Resizing, ...]:
         if staying is not None:
-            return shrunk(target.kind, staying)
-        require_room_to_grow(scene.state, root, target.kind, target.units)
-        return grown(target.kind, target.units)
+            return shrunk(group, staying)
+        require_room_to_grow(scene.state, root, group, units)
+        return grown(group, units)
 
     root = scene.live.module
-    parts = [resized(target, staying) for target, staying in zip(targets, kept, strict=True)]
+    parts = [resized(t.kind, t.units, staying) for t, staying in zip(targets, kept, strict=True)]
+    for group, units in beside:
+        fewer = units < group.units
+        parts.append(resized(group, units, most_important(root, group, units, importance) if fewer else None))
     resizings = coupled(root, in_turn(resizing for part in parts for resizing in part), _nothing_else)
     proof = head_proof(scene, found, resizings, targets, kept)
     known = adapted(root, resizings)
@@ -130,100 +236,3 @@ def _resolved(
 
 def _nothing_else(tensor: str, dim: int, size: int, why: str) -> Sequence[Resizing]:
     raise Refused(f"{why}, which the size of heads does not change", "coupled")
-
-
-@frozen(eq=False)
-class _Way:
-    """One way to fill new channels and to scale old ones.
-
-    Attributes:
-        silent: the side whose new channels are silent.
-        norm: see ``HeadFill``.
-        scale: the channels that are scaled.
-        factor: by which.
-    """
-
-    silent: Side
-    norm: str
-    scale: Side
-    factor: float
-
-    def filled(self, scene: Scene, root: nn.Module, resizings: Sequence[Resizing], law: str) -> Filled:
-        """Fill new channels of a model that is as the live one, but for its numbers."""
-        filling = HeadFill(root, self.silent, law, self.norm)
-        done = filled(evolve(scene, live=Live(root)), resizings, lambda _: filling)
-        factor = () if self.factor == 1.0 else scaled(self.scale, resizings, self.factor)
-        return Filled((*done.edits, *factor), done.tensors)
-
-
-def _filled(
-    scene: Scene,
-    targets: tuple[HeadTarget, ...],
-    kept: tuple[tuple[int, ...] | None, ...],
-    resolved: Resolved,
-    law: str,
-) -> HeadChange:
-    """Fill new entries, and scale old ones where the code scales scores by the size of heads.
-
-    Raises:
-        Refused: if nothing keeps the outputs, or the example inputs do not show what does.
-    """
-    resizings = resolved.change.resizings
-    found: list[tuple[float, _Way]] = []
-    with drawn_anew(scene.shadow, scene.examples, scene.seed("scale")) as drawn:
-        expected: dict[str, tuple[torch.Tensor, ...] | None] = {}
-        for ways in _ways(targets):
-            norm = ways[0].norm
-            if norm not in expected:
-                with silenced(scene.shadow, targets, kept, norm):
-                    expected[norm] = drawn.outputs()
-            for way in ways:
-                done = way.filled(scene, scene.shadow, resizings, law)
-                outputs = drawn.outputs((*done.edits, *resolved.attributes), done.tensors)
-                found.append((moved(expected[norm], outputs), way))
-            if min(one for one, _ in found) <= drawn.rounding:
-                break
-    _, chosen = min(found, key=lambda one: one[0])
-    _require_told(targets, [(one, way.factor) for one, way in found], drawn.rounding)
-    done = chosen.filled(scene, scene.live.module, resizings, law)
-    method = "channels of heads drawn on one side, zero on the other" if kept[0] is None else ""
-    if chosen.factor != 1.0:
-        method = f"{method}, scores rescaled".removeprefix(", ")
-    norms = {m.module for t in targets for m in t.kind.members if chosen.norm and m.role == "affine"}
-    return HeadChange(targets, kept, resolved, done, method, tuple(sorted(norms)))
-
-
-def _require_told(
-    targets: Sequence[HeadTarget], found: Sequence[tuple[float, float]], rounding: float
-) -> None:
-    """Check what was measured: how far each way moves the outputs, and its factor."""
-    heads = targets[0].heads.tensor
-    nearest, factor = min(found)
-    others = [one for one, other in found if other != factor]
-    clear = not others or min(others) > CLEAR * max(nearest, rounding / 64)
-    if not nearest <= rounding and not (clear and any(normed(t.kind) for t in targets)):
-        raise Refused(
-            f"no way that was tried to give the heads of {heads} another size keeps what the others compute: the "
-            f"outputs of a drawn model move by {nearest:.1e}",
-            "not_preserved",
-        )
-    if not clear:
-        raise Refused(
-            f"the example inputs do not show whether the code scales the scores of {heads} by the size of its heads; "
-            "give one with several positions",
-            "head_scale",
-        )
-
-
-def _ways(targets: Sequence[HeadTarget]) -> Iterator[tuple[_Way, ...]]:
-    """Ways to fill, each with those to scale: by nothing, or so that scores that are divided by the root of the size of
-    heads stay; behind a norm, by its weights."""
-    paired = next((target for target in targets if not target.reads), None)
-    norms = ("rms", "mean", "") if any(normed(target.kind) for target in targets) else ("",)
-    for norm, silent in product(norms, list(sides(targets)) or [Side({}, {})]):
-        ways = [_Way(silent, norm, silent, 1.0)]
-        if paired is not None:
-            behind = norm and normed(paired.kind)
-            scales = sides(targets, "affine") if behind else (silent,)
-            ways += [_Way(silent, norm, scale, sqrt(paired.new_size / paired.size)) for scale in scales]
-        yield tuple(ways)

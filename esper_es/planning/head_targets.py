@@ -57,7 +57,7 @@ class HeadTarget:
 
 
 @frozen(eq=False)
-class _Side:
+class Side:
     """All kinds of places of queries and keys, or those of values."""
 
     heads: WidthGroup
@@ -67,6 +67,11 @@ class _Side:
     def size(self) -> int:
         """Channels of one head."""
         return sum(kind.head_size for kind in self.kinds)
+
+    @property
+    def width(self) -> int:
+        """Channels of all heads together, where each unit is one."""
+        return self.heads.units * self.size
 
     @property
     def reads(self) -> bool:
@@ -179,13 +184,13 @@ def _alike(found: Trace, targets: Sequence[HeadTarget], *, same_name: bool) -> l
     return every
 
 
-def _as(side: _Side, targets: Sequence[HeadTarget]) -> HeadTarget:
+def _as(side: Side, targets: Sequence[HeadTarget]) -> HeadTarget:
     target = next(target for target in targets if _corresponds(side, target))
     by = (target.units - target.kind.units) * target.kind.per_head
     return side.target(side.size + by)
 
 
-def _corresponds(side: _Side, target: HeadTarget) -> bool:
+def _corresponds(side: Side, target: HeadTarget) -> bool:
     kind = min(reversed(side.kinds), key=lambda one: one.per_head)
     return (
         side.reads == target.reads
@@ -194,7 +199,13 @@ def _corresponds(side: _Side, target: HeadTarget) -> bool:
     )
 
 
-def _sides(found: Trace, group: WidthGroup, place: tuple[str, int]) -> tuple[_Side, ...]:
+def sides_of(found: Trace, group: WidthGroup) -> tuple[Side, ...]:
+    """Return both sides of an attention whose heads a group is; none where it is no such group."""
+    sides = _sides(found, group, (group.tensor, group.dim))
+    return sides if {side.reads for side in sides} == {True, False} else ()
+
+
+def _sides(found: Trace, group: WidthGroup, place: tuple[str, int]) -> tuple[Side, ...]:
     """The two sides of the attention that a place belongs to, as far as their channels are in sight.
 
     Heads of several attentions may be one group, as those that share a table of position biases. Kinds of places
@@ -204,7 +215,7 @@ def _sides(found: Trace, group: WidthGroup, place: tuple[str, int]) -> tuple[_Si
     own = [_holder(kind) for kind in every if kind.member(*place)]
     kinds = [kind for kind in every if any(_around(holder, _holder(kind)) for holder in own)]
     parted = [tuple(kind for kind in kinds if reads(kind) is read) for read in (False, True)]
-    return tuple(_Side(group, part) for part in parted if part)
+    return tuple(Side(group, part) for part in parted if part)
 
 
 def _holder(kind: WidthGroup) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def initialized(
         Refused: if new units would never learn, or the initialization is not for such layers.
     """
     if not any(r.gather.added for r in resizings):
-        return _narrowed(scene, resizings, attributes)
+        return narrowed(scene, resizings, attributes)
     if name in ALONE and not are_apart(resizings):
         raise Refused(
             f"{name} is for layers of which each dimension changes for one reason; here, layers side by side in one "
@@ -90,8 +90,8 @@ def _preserving(
         return plain
     best: tuple[float, Initialized] | None = None
     limit = tolerance(scene)
-    for method, filling in _candidates(scene, resizings):
-        tried = filled(scene, resizings, partial(_under_norms, filling, silent))
+    for method, filling in stream_fillings(scene, resizings):
+        tried = filled(scene, resizings, partial(under_norms, filling, silent))
         changed = difference(scene, _all(tried, attributes), tried.tensors)
         if best is None or changed < best[0]:
             best = changed, Initialized(tried, method)
@@ -101,20 +101,19 @@ def _preserving(
     return best[1]
 
 
-def _narrowed(scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]) -> Initialized:
+def narrowed(scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]) -> Initialized:
     """Nothing else than what goes; but where norms mixed it with what stays, these rescaled, if that changes the
     outputs less: as it does where channels go that came by a widening."""
     plain = Initialized(filled(scene, resizings, lambda _: Silent()), "")
     if not any(r.group.reduced_by for r in resizings):
         return plain
     stream = Stream(scene.live.module, mean=True, readers_drawn=False)
-    rescaled = Initialized(
-        filled(scene, resizings, partial(_under_norms, stream, Silent())), "norms rescaled"
-    )
+    rescaled = Initialized(filled(scene, resizings, partial(under_norms, stream, Silent())), "norms rescaled")
     return min((plain, rescaled), key=lambda one: difference(scene, _all(one.filled, attributes), {}))
 
 
-def _under_norms(filling: Filling, elsewhere: Filling, resizing: Resizing) -> Filling:
+def under_norms(filling: Filling, elsewhere: Filling, resizing: Resizing) -> Filling:
+    """Return the filling of channels that norms mix, or that of others."""
     return filling if resizing.group.reduced_by else elsewhere
 
 
@@ -151,7 +150,8 @@ def _only_norms(resizings: Sequence[Resizing]) -> bool:
     return mixing <= {r.member.module for r in resizings if r.member.role == "affine"}
 
 
-def _candidates(scene: Scene, resizings: Sequence[Resizing]) -> Iterator[tuple[str, Filling]]:
+def stream_fillings(scene: Scene, resizings: Sequence[Resizing]) -> Iterator[tuple[str, Filling]]:
+    """Yield what new channels that norms mix could hold, what is likely to keep the function first."""
     root = scene.live.module
     if _only_norms(resizings):
         yield "mean of the stream, norms rescaled", Stream(root, mean=True, readers_drawn=True)

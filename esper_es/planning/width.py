@@ -10,16 +10,21 @@ from esper_es.domain.surgery_commands import modify_layer_width
 from esper_es.planning.companions import Target
 from esper_es.planning.config_update import config_update
 from esper_es.planning.gradmax import Loss
-from esper_es.planning.head_plan import plan_head_size
+from esper_es.planning.head_plan import plan_head_size, plan_of
+from esper_es.planning.head_size import with_stream
+from esper_es.planning.head_targets import sides_of
 from esper_es.planning.initializations import check_initialization, initialized
 from esper_es.planning.lone_units import beside_the_one, down_to_one
 from esper_es.planning.scene import Plan, Scene
 from esper_es.planning.spectral_norms import kept_norms, steady
 from esper_es.planning.unit_importance import Importance, l2_importance
 from esper_es.planning.unreached import Unreached
-from esper_es.planning.width_change import Resolved, looked_at, resolve
+from esper_es.planning.width_change import Resolved, looked_at, resolve, runs
 from esper_es.planning.width_request import HEAD_SIZE, WidthRequest
 from esper_es.tracing import Trace, WidthGroup
+
+BY_HEADS = ("width_unit", "fixed_width", "coupled")
+"""Checks of refusals of a stream that may change together with the size of heads."""
 
 
 def plan_modify_layer_width(
@@ -79,7 +84,16 @@ def _planned(
     unreached.require_none([group], layer_name)
     if request.unit == HEAD_SIZE:
         return plan_head_size(scene, before, request, group, initialization, importance)
-    resolved = _resolved(scene, before, request, group, importance)
+    try:
+        resolved = _resolved(scene, before, request, group, importance)
+    except Refused as refusal:
+        if request.unit != "channels" or refusal.check not in BY_HEADS or group.unit_size != 1:
+            raise
+        return _with_larger_heads(scene, before, request, group, initialization, importance, refusal)
+    if scene.careful and request.unit == "channels" and not runs(scene, resolved):
+        target = Target(group, request.units(group))
+        if (larger := with_stream(scene, before, target, initialization, importance)) is not None:
+            return plan_of(scene, before, layer_name, group, larger, initialization)
     change, proof, attributes = resolved.change, resolved.proof, resolved.attributes
     changed = {id(r.group): r.group for r in change.resizings}
     unreached.require_none([other for other in changed.values() if other is not group], layer_name)
@@ -124,6 +138,33 @@ def _planned(
             method=done.method,
         ),
     )
+
+
+def _with_larger_heads(
+    scene: Scene,
+    found: Trace,
+    request: WidthRequest,
+    group: WidthGroup,
+    initialization: str,
+    importance: Importance,
+    refusal: Refused,
+) -> Plan:
+    """Change a stream that the model's own code takes to be as wide as all heads together, by the size of these.
+
+    Raises:
+        Refused: as without, where that can't be; with the widths that could, where others can.
+    """
+    target = Target(group, request.units(group))
+    change = with_stream(scene, found, target, initialization, importance)
+    if change is not None:
+        return plan_of(scene, found, request.layer, group, change, initialization)
+    heads = next((sides[0].heads.units for g in found.width_groups if (sides := sides_of(found, g))), 0)
+    near = target.units // heads * heads + heads if heads > 1 and target.units % heads else 0
+    if near and with_stream(scene, found, Target(group, near), initialization, importance) is not None:
+        raise Refused(
+            f"{refusal.reason}; with heads of another size, all multiples of {heads} do", refusal.check
+        ) from refusal
+    raise refusal
 
 
 def _resolved(

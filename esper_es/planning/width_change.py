@@ -57,7 +57,7 @@ def resolve(scene: Scene, found: Trace, target: Target, importance: Importance) 
         if not scene.careful:
             scene.untried = True
             return alone
-        if _runs(scene, alone):
+        if runs(scene, alone):
             return alone
     except Refused as refusal:
         if refusal.check != FIXED:
@@ -158,7 +158,8 @@ def _possible(scene: Scene, found: Trace, target: Target, importance: Importance
     )
 
 
-def _runs(scene: Scene, solved: Resolved) -> bool:
+def runs(scene: Scene, solved: Resolved) -> bool:
+    """Say whether the copy runs with a change done on it."""
     try:
         looked_at(scene, solved, lambda: observe(scene.shadow, scene.examples))
     except Exception:  # noqa: BLE001  (whatever the model raises, it does not run like this)

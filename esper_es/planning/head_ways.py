@@ -1,0 +1,136 @@
+"""Ways to fill new channels of heads and to scale old ones; taken is what moves a drawn model's outputs least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import sqrt
+
+import torch
+from attrs import evolve, frozen
+from torch import nn
+
+from esper_es.domain.edits import ScaleSlice, SetAttribute
+from esper_es.domain.errors import Refused
+from esper_es.planning.head_fills import HeadFill, Side, normed, scaled, sides, silenced
+from esper_es.planning.head_scale import drawn_anew, moved
+from esper_es.planning.head_targets import HeadTarget
+from esper_es.planning.initializations import stream_fillings, under_norms
+from esper_es.planning.resizing import Resizing
+from esper_es.planning.scene import Scene
+from esper_es.planning.width_edits import Filled, filled
+from esper_es.planning.width_fills import Filling, Silent
+from esper_es.projections.live.live import Live
+
+CLEAR = 8.0
+"""How much nearer to what they should be the outputs must be under the right scale than under any other."""
+
+
+@frozen(eq=False)
+class Way:
+    """One way to fill new channels and to scale old ones.
+
+    Attributes:
+        silent: the side whose new channels are silent.
+        norm: see ``HeadFill``.
+        scale: the channels that are scaled.
+        factor: by which.
+        beside: what new channels of other groups hold that change with the heads.
+        method: what that is, in a few words.
+    """
+
+    silent: Side
+    norm: str
+    scale: Side
+    factor: float
+    beside: Filling
+    method: str
+
+    def filled(self, scene: Scene, root: nn.Module, resizings: Sequence[Resizing], law: str) -> Filled:
+        """Fill new channels of a model that is as the live one, but for its numbers."""
+        heads = HeadFill(root, self.silent, law, self.norm)
+        others = Silent(law)
+
+        def filling_of(resizing: Resizing) -> Filling:
+            return heads if resizing.group.head_size else under_norms(self.beside, others, resizing)
+
+        done = filled(evolve(scene, live=Live(root)), resizings, filling_of)
+        return Filled((*done.edits, *self.scaled(resizings)), done.tensors)
+
+    def scaled(self, resizings: Sequence[Resizing]) -> tuple[ScaleSlice, ...]:
+        """Scale old channels, once all dimensions are resized."""
+        return () if self.factor == 1.0 else scaled(self.scale, resizings, self.factor)
+
+
+def best_way(
+    scene: Scene,
+    targets: Sequence[HeadTarget],
+    kept: Sequence[tuple[int, ...] | None],
+    resizings: Sequence[Resizing],
+    attributes: Sequence[SetAttribute],
+    law: str,
+) -> Way:
+    """Return how to fill new entries, and to scale old ones where the code scales scores by the size of heads.
+
+    Raises:
+        Refused: if nothing keeps the outputs, or the example inputs do not show what does.
+    """
+    found: list[tuple[float, Way]] = []
+    with drawn_anew(scene.shadow, scene.examples, scene.seed("scale")) as drawn:
+        expected: dict[str, tuple[torch.Tensor, ...] | None] = {}
+        for ways in _ways(targets, _beside(scene, resizings)):
+            norm = ways[0].norm
+            if norm not in expected:
+                with silenced(scene.shadow, targets, kept, norm):
+                    expected[norm] = drawn.outputs()
+            for way in ways:
+                done = way.filled(scene, scene.shadow, resizings, law)
+                outputs = drawn.outputs((*done.edits, *attributes), done.tensors)
+                found.append((moved(expected[norm], outputs), way))
+            if min(one for one, _ in found) <= drawn.rounding:
+                break
+    _, chosen = min(found, key=lambda one: one[0])
+    _require_told(targets, [(one, way.factor) for one, way in found], drawn.rounding)
+    return chosen
+
+
+def _beside(scene: Scene, resizings: Sequence[Resizing]) -> list[tuple[str, Filling]]:
+    mixed = [r for r in resizings if not r.group.head_size and r.growth is not None and r.group.reduced_by]
+    return list(stream_fillings(scene, mixed)) if mixed else [("", Silent())]
+
+
+def _require_told(
+    targets: Sequence[HeadTarget], found: Sequence[tuple[float, float]], rounding: float
+) -> None:
+    """Check what was measured: how far each way moves the outputs, and its factor."""
+    heads = targets[0].heads.tensor
+    nearest, factor = min(found)
+    others = [one for one, other in found if other != factor]
+    clear = not others or min(others) > CLEAR * max(nearest, rounding / 64)
+    if not nearest <= rounding and not (clear and any(normed(t.kind) for t in targets)):
+        raise Refused(
+            f"no way that was tried to give the heads of {heads} another size keeps what the others compute: the "
+            f"outputs of a drawn model move by {nearest:.1e}",
+            "not_preserved",
+        )
+    if not clear:
+        raise Refused(
+            f"the example inputs do not show whether the code scales the scores of {heads} by the size of its heads; "
+            "give one with several positions",
+            "head_scale",
+        )
+
+
+def _ways(targets: Sequence[HeadTarget], beside: Sequence[tuple[str, Filling]]) -> Iterator[tuple[Way, ...]]:
+    """Ways to fill, each with those to scale: by nothing, or so that scores that are divided by the root of the size of
+    heads stay; behind a norm, by its weights."""
+    paired = next((target for target in targets if not target.reads), None)
+    norms = ("rms", "mean", "") if any(normed(target.kind) for target in targets) else ("",)
+    every = list(sides(targets)) or [Side({}, {})]
+    for norm, (method, filling), silent in product(norms, beside, every):
+        ways = [Way(silent, norm, silent, 1.0, filling, method)]
+        if paired is not None:
+            factor = sqrt(paired.new_size / paired.size)
+            scales = sides(targets, "affine") if norm and normed(paired.kind) else (silent,)
+            ways += [Way(silent, norm, scale, factor, filling, method) for scale in scales]
+        yield tuple(ways)
