@@ -31,7 +31,8 @@ from esper_es.projections.live.names import tensor_at
 from esper_es.tracing import Member, WidthGroup
 from esper_es.tracing.union_find import Ids
 
-QUIET = {"rms": 2.0**-11, "mean": 2.0**-15}
+OFFSET = "offset"
+QUIET = {"rms": 2.0**-11, OFFSET: 2.0**-11, "mean": 2.0**-15}
 """Size of drawn channels before a norm, beside the old ones: what it does to their size, or to their mean, is below the
 rounding of single precision."""
 MODULES = 4
@@ -151,7 +152,8 @@ class HeadFill:
         silent: the side whose new channels are silent.
         law: by which others are drawn.
         norm: what norms of heads do to their channels, where these have some: ``"rms"`` if they divide them by their
-            size, ``"mean"`` if they take their mean from them before; empty for nothing.
+            size, ``"mean"`` if they take their mean from them before, ``"offset"`` if they divide them and have
+            weights that are added to one; empty for nothing.
     """
 
     root: nn.Module
@@ -164,6 +166,8 @@ class HeadFill:
             entries = continued(slot.tensor(), slot.resizing.units - slot.resizing.group.units)
             return Fill(GIVEN, {"fan_in": fans(slot)["fan_in"]}, slot.seed), entries
         fill = neutral(slot)
+        if fill is not None and self.norm == OFFSET:
+            return Fill("zeros"), None
         if fill is not None or slot.member.role != "producer":
             return fill or Fill("zeros"), None
         if self.norm and normed(slot.resizing.group):
@@ -201,7 +205,8 @@ class HeadFill:
         return Fill(GIVEN, {"fan_in": fans(slot)["fan_in"]}, slot.seed), entries.to(slot.tensor().dtype)
 
     def finish(self, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:
-        return renormed(self.root, [r for r in resizings if normed(r.group)]) if self.norm else ()
+        own = [r for r in resizings if normed(r.group)]
+        return renormed(self.root, own, scaled=self.norm != OFFSET) if self.norm else ()
 
 
 def normed(kind: WidthGroup) -> bool:

@@ -147,7 +147,7 @@ def tried_change(
         way = _as_if_grown(scene, found, targets, beside, law, importance)
         plain = narrowed(scene, resizings, attributes)
         done, method = evolve(plain.filled, edits=(*plain.filled.edits, *way.scaled(resizings))), plain.method
-    if way.factor != 1.0:
+    if way.factor != 1.0 or way.numbers:
         method = f"{method}, scores rescaled".removeprefix(", ")
     norms = {m.module for t in targets for m in t.kind.members if way.norm and m.role == "affine"}
     return HeadChange(targets, kept, resolved, done, method, tuple(sorted(norms)))

@@ -10,9 +10,10 @@ import torch
 from attrs import evolve, frozen
 from torch import nn
 
+from esper_es.domain.architecture import split_path
 from esper_es.domain.edits import ScaleSlice, SetAttribute
 from esper_es.domain.errors import Refused
-from esper_es.planning.head_fills import HeadFill, Side, normed, scaled, sides, silenced
+from esper_es.planning.head_fills import OFFSET, HeadFill, Side, normed, scaled, sides, silenced
 from esper_es.planning.head_scale import drawn_anew, moved
 from esper_es.planning.head_targets import HeadTarget
 from esper_es.planning.initializations import stream_fillings, under_norms
@@ -37,6 +38,7 @@ class Way:
         factor: by which.
         beside: what new channels of other groups hold that change with the heads.
         method: what that is, in a few words.
+        numbers: that modules scale scores by, in the place of channels.
     """
 
     silent: Side
@@ -45,6 +47,7 @@ class Way:
     factor: float
     beside: Filling
     method: str
+    numbers: tuple[SetAttribute, ...] = ()
 
     def filled(self, scene: Scene, root: nn.Module, resizings: Sequence[Resizing], law: str) -> Filled:
         """Fill new channels of a model that is as the live one, but for its numbers."""
@@ -55,7 +58,7 @@ class Way:
             return heads if resizing.group.head_size else under_norms(self.beside, others, resizing)
 
         done = filled(evolve(scene, live=Live(root)), resizings, filling_of)
-        return Filled((*done.edits, *self.scaled(resizings)), done.tensors)
+        return Filled((*done.edits, *self.scaled(resizings), *self.numbers), done.tensors)
 
     def scaled(self, resizings: Sequence[Resizing]) -> tuple[ScaleSlice, ...]:
         """Scale old channels, once all dimensions are resized."""
@@ -78,7 +81,7 @@ def best_way(
     found: list[tuple[float, Way]] = []
     with drawn_anew(scene.shadow, scene.examples, scene.seed("scale")) as drawn:
         expected: dict[str, tuple[torch.Tensor, ...] | None] = {}
-        for ways in _ways(targets, _beside(scene, resizings)):
+        for ways in _ways(scene.live.module, targets, _beside(scene, resizings)):
             norm = ways[0].norm
             if norm not in expected:
                 with silenced(scene.shadow, targets, kept, norm):
@@ -121,16 +124,34 @@ def _require_told(
         )
 
 
-def _ways(targets: Sequence[HeadTarget], beside: Sequence[tuple[str, Filling]]) -> Iterator[tuple[Way, ...]]:
+def _ways(
+    root: nn.Module, targets: Sequence[HeadTarget], beside: Sequence[tuple[str, Filling]]
+) -> Iterator[tuple[Way, ...]]:
     """Ways to fill, each with those to scale: by nothing, or so that scores that are divided by the root of the size of
     heads stay; behind a norm, by its weights."""
     paired = next((target for target in targets if not target.reads), None)
-    norms = ("rms", "mean", "") if any(normed(target.kind) for target in targets) else ("",)
+    norms = ("rms", "mean", OFFSET, "") if any(normed(target.kind) for target in targets) else ("",)
     every = list(sides(targets)) or [Side({}, {})]
     for norm, (method, filling), silent in product(norms, beside, every):
         ways = [Way(silent, norm, silent, 1.0, filling, method)]
-        if paired is not None:
+        if norm == OFFSET:
+            ways += [evolve(ways[0], numbers=numbers) for numbers in _numbers(root, targets)]
+        elif paired is not None:
             factor = sqrt(paired.new_size / paired.size)
             scales = sides(targets, "affine") if norm and normed(paired.kind) else (silent,)
             ways += [Way(silent, norm, scale, factor, filling, method) for scale in scales]
         yield tuple(ways)
+
+
+def _numbers(root: nn.Module, targets: Sequence[HeadTarget]) -> Iterator[tuple[SetAttribute, ...]]:
+    """Numbers that attentions keep, each by itself, made smaller by what norms without weights to scale make scores
+    larger."""
+    paths: dict[str, float] = {}
+    for target in targets:
+        for member in target.kind.members:
+            if member.role == "producer" and not target.reads:
+                paths[split_path(member.module)[0]] = target.size / target.new_size
+    held = {path: vars(root.get_submodule(path)) for path in paths}
+    for name in sorted(set.intersection(*(set(one) for one in held.values())) if held else ()):
+        if all(type(one[name]) is float and one[name] for one in held.values()):
+            yield tuple(SetAttribute(path, name, held[path][name] * by) for path, by in paths.items())

@@ -71,18 +71,20 @@ class Stream:
         return renormed(self.root, [r for r in resizings if r.member.module in mixing])
 
 
-def renormed(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:
+def renormed(root: nn.Module, resizings: Sequence[Resizing], *, scaled: bool = True) -> tuple[Edit, ...]:
     """Return what makes norms return in old channels what they returned, new ones being silent.
 
     Args:
         root: the live model; only read.
         resizings: of their weights and biases, and others, which are left alone.
+        scaled: whether their weights make up for the number of channels, or only their epsilons.
     """
     edits: list[Edit] = []
     for r in resizings:
         if r.member.role != "affine" or r.member.tensor.endswith("bias"):
             continue
-        edits.append(ScaleTensor(r.member.tensor, sqrt(r.old_size / r.new_size)))
+        if scaled:
+            edits.append(ScaleTensor(r.member.tensor, sqrt(r.old_size / r.new_size)))
         module = root.get_submodule(r.member.module)
         name = next((name for name in EPSILONS if name in module.__dict__), None)
         if name is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -99,14 +100,17 @@ TIMM_NORMED = _timm("timm-normed", qk_norm=True)
 class Attention(nn.Module):
     """An attention whose queries and keys may have another size than its values, scores divided by its root."""
 
-    def __init__(self) -> None:
+    def __init__(self, normed: bool = False) -> None:
         super().__init__()
+        self.normed = normed
         self.heads, self.qk_size, self.v_size = 3, 6, 6
         self.q, self.k, self.v = nn.Linear(12, 18), nn.Linear(12, 18), nn.Linear(12, 18)
         self.out = nn.Linear(18, 12)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k = (f(x).unflatten(-1, (self.heads, self.qk_size)).transpose(1, 2) for f in (self.q, self.k))
+        if self.normed:
+            q, k = (F.rms_norm(part, part.shape[-1:]) for part in (q, k))
         v = self.v(x).unflatten(-1, (self.heads, self.v_size)).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(q, k, v)
         made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
@@ -114,4 +118,5 @@ class Attention(nn.Module):
 
 
 FREE = _transformer("free", Attention, lambda: {"x": torch.randn(2, 5, 12)})
+NORMED = _transformer("free-normed", partial(Attention, normed=True), lambda: {"x": torch.randn(2, 5, 12)})
 ONE_POSITION = _transformer("one-position", Attention, lambda: {"x": torch.randn(2, 1, 12)})
