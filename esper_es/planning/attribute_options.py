@@ -211,7 +211,7 @@ def _sure(module: nn.Module, name: str, count: _Count, changes: Mapping[LocalDim
     """Say whether an attribute can only count what changes: nothing else of its size is in sight, or its name tells."""
     if type(module.__dict__[name]) is not int:
         return False
-    heads = any(change.old_units != change.old for change in changes.values())
+    heads = any(change.old_head or change.old_units != change.old for change in changes.values())
     counts_heads = HEAD_COUNTS.fullmatch(name) is not None
     if count.units or counts_heads:
         return counts_heads and count.units

@@ -12,7 +12,7 @@ from esper_es.planning.resizing import Resizing, gathers
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_proof import Proof
 from esper_es.projections.live.names import tensor_at
-from esper_es.tracing import Trace, WidthGroup, freed, places_in_heads, prove
+from esper_es.tracing import Trace, WidthGroup, as_whole, freed, places_in_heads, prove
 from esper_es.tracing.union_find import Ids
 
 Maps = Mapping[tuple[str, int], Ids]
@@ -38,19 +38,29 @@ def head_proof(
         for place, gather in gathers([r for r in resizings if r.member.role != "table"]).items()
     }
     old = {place: np.arange(tensor_at(scene.live.module, place[0]).shape[place[1]]) for place in maps}
-    groups = list({id(target.heads): target.heads for target in targets}.values())
+    known = {id(target.heads): target for target in targets}
+    groups = [target.heads for target in known.values()]
     expected = [_expected(before, heads, targets, kept) for heads in groups]
 
     def proof() -> tuple[str, ...]:
         after = scene.trace_again()
         new = {place: np.arange(len(gather)) for place, gather in maps.items()}
-        now = [after.group_of(heads.tensor, heads.dim) for heads in groups]
+        now = [heads for target in known.values() if (heads := _heads_after(after, target)) is not None]
+        if len(now) < len(groups):
+            return (f"what was one head of {groups[0].tensor} is none any more",)
         for heads, kinds in zip(now, expected, strict=True):
             if wrong := tuple(_misplaced(after, heads, kinds, maps)):
                 return wrong
         return prove(freed(before, old, groups), freed(after, new, now), maps)
 
     return proof
+
+
+def _heads_after(after: Trace, target: HeadTarget) -> WidthGroup | None:
+    heads = target.heads
+    if target.reading is None:
+        return after.group_of(heads.tensor, heads.dim)
+    return as_whole(after, heads.tensor, heads.dim, target.reading)
 
 
 class _Expected(NamedTuple):

@@ -16,7 +16,7 @@ from esper_es.domain.errors import Refused
 from esper_es.planning.rotary_tables import rotary_tables
 from esper_es.planning.scene import Scene
 from esper_es.planning.width_request import WidthRequest
-from esper_es.tracing import Trace, WidthGroup, places_in_heads
+from esper_es.tracing import Reading, Trace, WidthGroup, as_whole, places_in_heads, readings
 
 
 @frozen(eq=False)
@@ -28,12 +28,14 @@ class HeadTarget:
         kind: of the places.
         units: how many there shall be.
         beside: other kinds of places in the same heads, which stay.
+        reading: how the channels of the one head that there is are taken for one; None where there are several.
     """
 
     heads: WidthGroup
     kind: WidthGroup
     units: int
     beside: tuple[WidthGroup, ...] = ()
+    reading: Reading | None = None
 
     @property
     def size(self) -> int:
@@ -62,6 +64,7 @@ class Side:
 
     heads: WidthGroup
     kinds: tuple[WidthGroup, ...]
+    reading: Reading | None = None
 
     @property
     def size(self) -> int:
@@ -100,7 +103,8 @@ class Side:
                 "are turned by rotary positions",
                 "width_unit",
             )
-        return HeadTarget(self.heads, kind, units, tuple(one for one in self.kinds if one is not kind))
+        others = tuple(one for one in self.kinds if one is not kind)
+        return HeadTarget(self.heads, kind, units, others, self.reading)
 
 
 def head_targets(
@@ -115,12 +119,12 @@ def head_targets(
         Refused: if there are no heads in sight, they have the size already, or can't have it.
     """
     place = (group.tensor, group.dim)
-    sides = next((s for one in _of_heads(found, group) if (s := _sides(found, one, place))), ())
+    several = (s for one in _of_heads(found, group) if (s := _sides(found, one, place)))
+    sides = next(several, None) or _of_the_one(found, group, place)
     own = [side for side in sides if any(kind.member(*place) for kind in side.kinds)]
     if not own:
         raise Refused(
-            f"nothing shows that {group.tensor} dim {group.dim} is made of several heads, each of several channels; "
-            "where there is but one, its size is the width in channels",
+            f"nothing shows that {group.tensor} dim {group.dim} is made of heads, each of several channels",
             "heads",
         )
     if len({side.size for side in own}) > 1:
@@ -141,6 +145,24 @@ def _of_heads(found: Trace, group: WidthGroup) -> Iterator[WidthGroup]:
         yield from (found.group_of(member.tensor, member.dim) for member in group.members)
     around = group.tensor.rsplit(".", 2)[0]
     yield from (one for one in found.width_groups if one.tensor.rsplit(".", 2)[0] == around)
+
+
+def _of_the_one(
+    found: Trace, group: WidthGroup, place: tuple[str, int], like: Reading | None = None
+) -> tuple[Side, ...]:
+    """Both sides of an attention with one head.
+
+    Args:
+        like: of another attention, how its head was taken for one.
+    """
+    for reading in readings(found, group):
+        if like is not None and reading[1:] != like[1:]:
+            continue
+        whole = as_whole(found, group.tensor, group.dim, reading)
+        sides = () if whole is None else _sides(found, whole, place)
+        if {side.reads for side in sides} == {True, False}:
+            return tuple(evolve(side, reading=reading) for side in sides)
+    return ()
 
 
 def _everywhere(
@@ -176,10 +198,13 @@ def _alike(found: Trace, targets: Sequence[HeadTarget], *, same_name: bool) -> l
         places = {(member.tensor, member.dim) for member in group.members}
         if places & known or (same_name and _pattern(group.tensor) != _pattern(heads.tensor)):
             continue
-        sides = _sides(found, group, (group.tensor, group.dim))
+        place, reading = (group.tensor, group.dim), targets[0].reading
+        sides = _sides(found, group, place)
+        if reading is not None:
+            sides = _of_the_one(found, group, place, reading)
         added = [side for side in sides if any(_corresponds(side, target) for target in targets)]
         if same_name or any(target.turned for side in added for target in [_as(side, targets)]):
-            known |= places
+            known |= places | {(m.tensor, m.dim) for side in added for m in side.heads.members}
             every += [_as(side, targets) for side in added]
     return every
 

@@ -35,7 +35,7 @@ def places_in_heads(found: Trace, group: WidthGroup) -> tuple[WidthGroup, ...]:
     keys, those of values, those that rotary positions turn and those that they leave alone. There are none where the
     units are not laid out alike.
     """
-    if group.units < 2 or group.families > 1 or not group.compact:
+    if group.families > 1 or not (group.compact or group.whole):
         return ()
     standing = {(m.tensor, m.dim): _standing(found, group, m) for m in group.members}
     labels = _labels(found, group, standing)
@@ -278,7 +278,7 @@ def _flags(found: Trace, slots: Ids) -> NDArray[np.bool_]:
 def freed(found: Trace, places: Mapping[Place, Ids], heads: Sequence[WidthGroup]) -> Trace:
     """Return a trace without pins that say of these indices no more than that heads have them in common, and without
     what it says of channels inside of heads, which is for ``places_in_heads`` to compare: the first of a head may stand
-    for all of it.
+    for all of it, and of one head alone nothing shows that it is one unit.
 
     Args:
         places: indices by tensor and dimension.
@@ -287,13 +287,19 @@ def freed(found: Trace, places: Mapping[Place, Ids], heads: Sequence[WidthGroup]
     flags = np.zeros(found.index.size, dtype=bool)
     for place, indices in places.items():
         flags[_slots(found, place)[indices]] = True
+    same, units = found.relations.same.copy(), found.relations.units.copy()
+    for group in heads:
+        inside = np.concatenate([_standing(found, group, member).ravel() for member in group.members])
+        flags[inside] = True
+        same[inside] = inside + found.index.size
+        if group.whole:
+            several = [
+                _standing(found, group, member).ravel() for member in group.members if member.covered > 1
+            ]
+            units[np.concatenate(several)] = inside.min()
     pins = [
         (ids[~flags[ids]] if cause.reason.startswith(OF_HEADS) else ids, cause)
         for ids, cause in found.relations.pins
     ]
-    same = found.relations.same.copy()
-    for group in heads:
-        for slots in (_standing(found, group, member) for member in group.members):
-            same[slots] = slots + found.index.size
     kept = tuple((ids, cause) for ids, cause in pins if ids.size)
-    return evolve(found, relations=found.relations._replace(pins=kept, same=same))
+    return evolve(found, relations=found.relations._replace(pins=kept, same=same, units=units))

@@ -65,6 +65,20 @@ DYNAMIC = _of(
 )
 
 
+ONE = {**SMALL, "hidden_size": 12, "num_attention_heads": 1}
+BERT_OF_ONE = _of("bert-of-one", "BertForSequenceClassification", "BertConfig", **ONE)
+LLAMA_OF_ONE = _of("llama-of-one", "LlamaForCausalLM", "LlamaConfig", **ONE, num_key_value_heads=1)
+GPT2_OF_ONE = _of(
+    "gpt2-of-one",
+    "GPT2LMHeadModel",
+    "GPT2Config",
+    **{**GPTJ_SIZES, "n_embd": 12, "n_head": 1},
+    bos_token_id=0,
+    eos_token_id=1,
+)
+BLOOM = _of("bloom", "BloomForCausalLM", "BloomConfig", **COMMON, **TOKENS)
+
+
 def whisper() -> nn.Module:
     sizes = {"d_model": 32, "num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 16}
     for part in ("encoder", "decoder"):

@@ -16,6 +16,8 @@ from esper_es.tracing import WidthGroup
 from esper_es.tracing.structure import result_tensors
 
 from .head_models import (
+    BERT_OF_ONE,
+    BLOOM,
     COHERE,
     DEBERTA,
     DEBERTA_V2,
@@ -23,8 +25,10 @@ from .head_models import (
     FALCON,
     FREE,
     GEMMA3,
+    GPT2_OF_ONE,
     GPTJ,
     GPTJ_TURNED,
+    LLAMA_OF_ONE,
     MISTRAL,
     NEOX,
     NORMED,
@@ -86,6 +90,9 @@ HEADS = [
     Heads(WHISPER, "model.decoder.layers.0.encoder_attn.k_proj"),
     Heads(PVT, "pvt.encoder.block.0.0.attention.self.query", 4, 5),
     Heads(FREE, "q", 6, 7),
+    Heads(BERT_OF_ONE, "bert.encoder.layer.0.attention.self.query", 12, 14),
+    Heads(GPT2_OF_ONE, "transformer.h.0.attn.c_attn", 12, 14),
+    Heads(LLAMA_OF_ONE, LLAMA_Q, 12, 14),
 ]
 
 
@@ -324,8 +331,21 @@ def test_a_size_that_heads_have_is_no_change(engine: Engine) -> None:
     assert "have 8 channels already" in refusal(LLAMA.attached(engine), LLAMA_Q, 8)
 
 
+def test_several_heads_that_nothing_shows_are_not_taken_for_one(engine: Engine) -> None:
+    run = BLOOM.attached(engine)
+    before = run.state_fingerprint
+    assert refusal(run, "transformer.h.0.self_attention.query_key_value", 36)
+    assert run.state_fingerprint == before
+
+
+def test_a_stream_that_one_head_is_as_wide_as_stays(engine: Engine) -> None:
+    run = attached(engine, BERT_OF_ONE)
+    sized(run, Heads(BERT_OF_ONE, "bert.encoder.layer.0.attention.self.query"), 14)
+    assert run.model.config.hidden_size == run.model.bert.embeddings.word_embeddings.embedding_dim == 12
+
+
 def test_a_layer_without_heads_has_no_head_size(engine: Engine) -> None:
-    assert "made of several heads" in refusal(LLAMA.attached(engine), "model.layers.0.mlp.gate_proj", 10)
+    assert "is made of heads" in refusal(LLAMA.attached(engine), "model.layers.0.mlp.gate_proj", 10)
 
 
 def test_other_initializations_are_not_for_channels_of_heads(engine: Engine) -> None:
