@@ -50,7 +50,8 @@ class LayerWidthModified:
         initialization: asked for.
         kept_units: old ordinal of each unit that stayed, when the layer became narrower.
         dimension: of the layer's weight that was resized; None where nobody recorded it.
-        units: how many units (channels, heads) there were before and are after; None where nobody recorded it.
+        units: how many units (channels, heads, channels of each head) there were before and are after; None where
+            nobody recorded it.
         method: what was done about new entries, in a few words.
         edits: what was done.
         effects: what it did.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from math import sqrt
 
@@ -73,7 +73,7 @@ def head_change(
             "initialization",
         )
     law, reason = LAWS[initialization], None
-    for targets, beside in _candidates(found, list(head_targets(scene, found, request, group))):
+    for targets, beside in _candidates(found, head_targets(scene, found, request, group)):
         try:
             return tried_change(scene, found, targets, beside, law, importance)
         except Refused as refusal:
@@ -85,11 +85,14 @@ def head_change(
 
 
 def _candidates(
-    found: Trace, every: Sequence[tuple[HeadTarget, ...]]
+    found: Trace, every: Iterable[tuple[HeadTarget, ...]]
 ) -> Iterator[tuple[tuple[HeadTarget, ...], tuple[Target, ...]]]:
     """What could change: heads alone first, then with a stream that is as wide as all of them."""
-    yield from ((targets, ()) for targets in every)
+    seen = []
     for targets in every:
+        seen.append(targets)
+        yield targets, ()
+    for targets in seen:
         if {target.reads for target in targets} == {True, False}:
             yield from ((targets, beside) for beside in _companions(found, targets))
 
