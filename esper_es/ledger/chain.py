@@ -16,7 +16,7 @@ true.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import groupby
 from operator import attrgetter
@@ -29,7 +29,7 @@ from sqlalchemy.sql.expression import type_coerce
 from sqlalchemy.types import NullType
 
 from esper_es.ledger.heads import Head
-from esper_es.ledger.rows import join_topic
+from esper_es.ledger.rows import COLUMNS, join_topic
 from esper_es.ledger.tables import facts, heads
 
 GENESIS: Final = "0" * 64
@@ -62,14 +62,9 @@ def link_hash(previous_hash: str, model_id: str, version: int, topic: str, at: s
 
     The lengths keep fields apart, so no two different facts are hashed as the same bytes.
     """
-    digest = hashlib.sha256()
-    for field in (previous_hash, model_id, str(version), topic, at):
-        encoded = field.encode()
-        digest.update(b"%d:%s," % (len(encoded), encoded))
-    digest.update(b"%d:" % len(body))
-    digest.update(body)
-    digest.update(b",")
-    return digest.hexdigest()
+    texts = (previous_hash.encode(), model_id.encode(), b"%d" % version, topic.encode(), at.encode())
+    fields = b"".join([b"%d:%b," % (len(field), field) for field in (*texts, body)])
+    return hashlib.sha256(fields).hexdigest()
 
 
 def verify_chain(connection: Connection, exported: Mapping[UUID, Head] | None = None) -> list[Finding]:
@@ -121,7 +116,7 @@ def _verify_model(model: str, rows: Iterable[Any], demanded: Head | None) -> Ite
     previous = None
     demand_met = demanded is None
     for row in rows:
-        if not _is_intact(row):
+        if not is_intact(row):
             message = "the fact is not the one that was hashed"
             yield Finding(Tampering.ALTERED, model, _number(row.version), message)
         yield from _verify_link(model, previous, row)
@@ -137,13 +132,13 @@ def _verify_model(model: str, rows: Iterable[Any], demanded: Head | None) -> Ite
     yield from _verify_head(model, previous)
 
 
-def _is_intact(row: Any) -> bool:
-    texts = (row.model_id, row.previous_hash, row.name, row.at, row.hash)
-    typed = all(isinstance(text, str) for text in texts) and isinstance(row.body, bytes)
-    if not typed or not isinstance(row.version, int) or not isinstance(row.schema, int):
+def is_intact(row: Sequence[Any]) -> bool:
+    """Say whether a row that `select_rows` selected, or one that begins like it, is the one that was hashed."""
+    _, model, version, name, schema, at, body, previous_hash, hash_ = row[:COLUMNS]
+    kinds = (type(model), type(version), type(name), type(schema), type(at), type(body), type(previous_hash))
+    if kinds != (str, int, str, int, str, bytes, str):
         return False
-    topic = join_topic(row.name, row.schema)
-    return bool(link_hash(row.previous_hash, row.model_id, row.version, topic, row.at, row.body) == row.hash)
+    return bool(link_hash(previous_hash, model, version, join_topic(name, schema), at, body) == hash_)
 
 
 def _verify_link(model: str, previous: Any, row: Any) -> Iterator[Finding]:

@@ -19,7 +19,8 @@ from esper_es.ledger.codec import decode, encode
 from esper_es.ledger.kernel import AggregateNotFoundError, EventStore, Mapper, Repository, StoredEvent
 from esper_es.ledger.linking import model_key
 from esper_es.ledger.recorder import SQLAlchemyRecorder
-from esper_es.ledger.rows import join_topic
+from esper_es.ledger.row_checks import intact
+from esper_es.ledger.rows import join_topic, select_rows
 from esper_es.ledger.tables import facts
 
 _CHUNK = 500
@@ -100,6 +101,7 @@ class Log:
         """Return the state of a model, at a version or the newest; None if the log does not know it.
 
         Raises:
+            IntegrityFailure: if a fact is not what was recorded.
             LedgerError: if a fact is not known to this release.
         """
         try:
@@ -119,12 +121,11 @@ class Log:
     def at(self, model: UUID, versions: Collection[int]) -> tuple[Envelope, ...]:
         """Return a model's facts of the given versions, in order, without reading the others."""
         wanted = sorted(set(versions))
-        columns = (facts.c.version, facts.c.name, facts.c.schema, facts.c.body)
         found: list[Envelope] = []
         with self.database.connect() as connection:
             for start in range(0, len(wanted), _CHUNK):
                 query = (
-                    sa.select(*columns)
+                    select_rows()
                     .where(
                         facts.c.model_id == model_key(model),
                         facts.c.version.in_(wanted[start : start + _CHUNK]),
@@ -132,8 +133,8 @@ class Log:
                     .order_by(facts.c.version)
                 )
                 found += [
-                    decode(model, version, join_topic(name, schema), body)
-                    for version, name, schema, body in connection.execute(query)
+                    decode(model, row.version, join_topic(row.name, row.schema), row.body)
+                    for row in intact(connection.execute(query))
                 ]
         return tuple(found)
 

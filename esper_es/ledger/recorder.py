@@ -15,7 +15,8 @@ from esper_es.ledger.faults import ledger_fault
 from esper_es.ledger.heads import Head
 from esper_es.ledger.kernel import ApplicationRecorder, Notification, StoredEvent
 from esper_es.ledger.linking import Moment, NewRow, VersionConflictError, clock, link_rows, model_key
-from esper_es.ledger.rows import join_topic, split_topic
+from esper_es.ledger.row_checks import intact, linked
+from esper_es.ledger.rows import join_topic, select_rows, split_topic
 from esper_es.ledger.subscription import PollingSubscription
 from esper_es.ledger.tables import facts, heads
 
@@ -102,18 +103,22 @@ class SQLAlchemyRecorder(ApplicationRecorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> list[StoredEvent]:
-        """Facts of one model by version: greater than `gt`, up to and including `lte`."""
+        """Facts of one model by version: greater than `gt`, up to and including `lte`.
+
+        Raises:
+            IntegrityFailure: one is not what was recorded.
+            LedgerError: the database failed.
+        """
         version = facts.c.version
-        query = select(version, facts.c.name, facts.c.schema, facts.c.body)
-        query = query.where(facts.c.model_id == model_key(originator_id))
+        query = select_rows().where(facts.c.model_id == model_key(originator_id))
         if gt is not None:
             query = query.where(version > gt)
         if lte is not None:
             query = query.where(version <= lte)
         query = query.order_by(version.desc() if desc else version).limit(limit)
         return [
-            StoredEvent(originator_id, number, join_topic(name, schema), body)
-            for number, name, schema, body in self._read(query)
+            StoredEvent(originator_id, row.version, join_topic(row.name, row.schema), row.body)
+            for row in linked(intact(self._read(query)))
         ]
 
     def select_notifications(
@@ -127,7 +132,7 @@ class SQLAlchemyRecorder(ApplicationRecorder):
     ) -> list[Notification]:
         """Facts of all models by sequence number, from `start` to `stop`, of the given topics if any."""
         c = facts.c
-        query = select(c.sequence, c.model_id, c.version, c.name, c.schema, c.body)
+        query = select_rows()
         if start is not None:
             query = query.where(c.sequence >= start if inclusive_of_start else c.sequence > start)
         if stop is not None:
@@ -137,8 +142,10 @@ class SQLAlchemyRecorder(ApplicationRecorder):
             query = query.where(or_(*((c.name == name) & (c.schema == schema) for name, schema in pairs)))
         query = query.order_by(c.sequence).limit(limit)
         return [
-            Notification(UUID(model), version, join_topic(name, schema), body, id=sequence)
-            for sequence, model, version, name, schema, body in self._read(query)
+            Notification(
+                UUID(row.model_id), row.version, join_topic(row.name, row.schema), row.body, id=row.sequence
+            )
+            for row in intact(self._read(query))
         ]
 
     def max_notification_id(self) -> int | None:

@@ -52,6 +52,10 @@ class StoredFactRow:
         return StoredEvent(self.model_id, self.version, join_topic(self.name, self.schema), self.body)
 
 
+COLUMNS: Final = 9
+"""Columns of a row that `select_rows` selects."""
+
+
 def select_rows() -> Select[Any]:
     """SELECT the columns of `StoredFactRow`, in its order."""
     c = facts.c

@@ -16,6 +16,7 @@ from program_runs import Program
 from recorded_history import BEFORE_WIDENING, ROLLBACK, TRAINED_ON, WIDENING
 
 from esper_es import Engine, blueprint, fingerprint
+from esper_es.ledger.chain import link_hash
 from esper_es.projections.live.blueprints import unregister
 
 MODELS = """
@@ -91,13 +92,24 @@ def test_a_recorded_fingerprint_that_differs_is_an_integrity_failure(directory: 
 
 
 def _forge_fingerprint(database: Path) -> None:
-    """Change the fingerprint that the capture at birth recorded, past the trigger that forbids it."""
+    """Change the fingerprint that the capture at birth recorded, as the owner of the database can."""
     with sqlite3.connect(database) as connection:
         connection.execute("DROP TRIGGER facts_refuse_update")
-        (body,) = connection.execute("SELECT body FROM facts WHERE version = 2").fetchone()
-        document = orjson.loads(body)
-        document["fact"]["model_fingerprint"] = f"sha256:{'0' * 64}"
-        connection.execute("UPDATE facts SET body = ? WHERE version = 2", (orjson.dumps(document),))
+        columns = "version, previous_hash, model_id, name, schema, at, body"
+        rows = connection.execute(
+            f"SELECT {columns} FROM facts WHERE version >= 2 ORDER BY version"
+        ).fetchall()
+        link = rows[0][1]
+        for version, _, model, name, schema, at, body in rows:
+            if version == 2:
+                document = orjson.loads(body)
+                document["fact"]["model_fingerprint"] = f"sha256:{'0' * 64}"
+                body = orjson.dumps(document)
+            previous, link = link, link_hash(link, model, version, f"{name}/{schema}", at, body)
+            connection.execute(
+                "UPDATE facts SET body = ?, previous_hash = ?, hash = ? WHERE version = ?",
+                (body, previous, link, version),
+            )
     connection.close()
 
 

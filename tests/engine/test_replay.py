@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from esper_es import (
     AlphaSchedule,
     CapturePolicy,
     Engine,
+    IntegrityFailure,
     ReplayError,
     Run,
     UsageError,
@@ -254,3 +256,26 @@ def engine_copy(run: Run) -> nn.Module:
     copied = NESTED_MLP.build()
     copied.load_state_dict(run.model.state_dict())
     return copied
+
+
+@pytest.mark.parametrize("use", ["replay", "history", "attach"])
+def test_a_log_with_an_altered_surgery_is_not_used(use: str, url: str) -> None:
+    with Engine(url) as engine:
+        run = attached(engine, CONV_NET)
+        assert run.surgeon.modify_layer_width(layer_name="conv1", new_width=9).success
+    altered = f"UPDATE facts SET body = replace(CAST(body AS TEXT), '[-1,3]', '[0,3]') WHERE version = {run.version}"
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        for (trigger,) in connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall():
+            connection.execute(f"DROP TRIGGER {trigger}")
+        connection.execute(altered)
+        connection.execute("UPDATE facts SET body = CAST(body AS BLOB)")
+    connection.close()
+    uses = {
+        "replay": lambda again: again.replay("model"),
+        "history": lambda again: again.history("model"),
+        "attach": lambda again: attached(again, CONV_NET),
+    }
+    with Engine(url) as again, pytest.raises(IntegrityFailure, match="the row was altered"):
+        uses[use](again)

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Connection, Engine, inspect, text
 
+from esper_es.domain.errors import IntegrityFailure
 from esper_es.ledger.chain import Finding, Tampering, link_hash, verify_chain
 from esper_es.ledger.heads import Head, heads
 from esper_es.ledger.recorder import SQLAlchemyRecorder
@@ -255,6 +256,44 @@ def test_a_head_that_is_no_number_is_found(memory_engine: Engine, model: UUID) -
         drop_triggers(connection)
     tamper(memory_engine, "UPDATE heads SET model_id = 'x', version = 'y'")
     assert found(memory_engine) == {(Tampering.HEAD_MISMATCH, 3), (Tampering.REMOVED, 0)}
+
+
+@pytest.mark.parametrize("version", [1, 3, LENGTH])
+def test_an_altered_fact_is_not_read(
+    owner: Engine, recorder: SQLAlchemyRecorder, model: UUID, version: int
+) -> None:
+    tamper(
+        owner,
+        "UPDATE facts SET body = :b WHERE model_id = :m AND version = :v",
+        b=b"{}",
+        m=str(model),
+        v=version,
+    )
+    with pytest.raises(IntegrityFailure, match=f"version {version} of model .* the row was altered"):
+        recorder.select_events(model)
+
+
+def test_a_fact_that_was_hashed_anew_is_not_read_beside_the_next_one(
+    owner: Engine, recorder: SQLAlchemyRecorder, model: UUID
+) -> None:
+    rewrite(owner, model, version=3, body=b"{}")
+    with pytest.raises(IntegrityFailure, match=r"version 4 of model .* recorded after another version 3"):
+        recorder.select_events(model, desc=True)
+
+
+def test_facts_beside_an_altered_one_are_read(
+    owner: Engine, recorder: SQLAlchemyRecorder, model: UUID
+) -> None:
+    tamper(owner, "UPDATE facts SET body = :b WHERE model_id = :m AND version = 3", b=b"{}", m=str(model))
+    assert [e.originator_version for e in recorder.select_events(model, gt=3)] == [4, 5, 6]
+
+
+def test_a_subscription_does_not_hand_on_an_altered_fact(
+    owner: Engine, recorder: SQLAlchemyRecorder, model: UUID
+) -> None:
+    tamper(owner, "UPDATE facts SET body = :b WHERE model_id = :m AND version = 3", b=b"{}", m=str(model))
+    with pytest.raises(IntegrityFailure, match="version 3 of model"):
+        recorder.select_notifications(1, 10)
 
 
 def rewrite(engine: Engine, model: UUID, *, version: int, body: bytes) -> None:
