@@ -118,8 +118,9 @@ def _require_told(
         )
     if not clear:
         raise Refused(
-            f"the example inputs do not show whether the code scales the scores of {heads} by the size of its heads; "
-            "give one with several positions",
+            f"the example inputs do not show whether the code scales the scores of {heads} by the size of its heads, "
+            "as the outputs stay either way; give one with several positions, if the scores depend on the size of "
+            "queries at all",
             "head_scale",
         )
 
