@@ -99,8 +99,8 @@ class Side:
         units = kind.units + by // kind.per_head
         if units < 1:
             raise Refused(
-                f"a head of {self.heads.tensor} can't have {new} channels: of the {self.size} that the trace finds in "
-                f"it, {kind.head_size} come and go alike; others are tied otherwise, as by rotary positions",
+                f"a head of {self.heads.tensor} can't have {new} channels: the trace finds {self.size} in it, of which "
+                f"{kind.head_size} can go; the others are tied otherwise, as by rotary positions",
                 "width_unit",
             )
         others = tuple(one for one in self.kinds if one is not kind)
