@@ -8,7 +8,6 @@ channels that are zero on both sides would never learn.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
@@ -21,7 +20,7 @@ from torch import nn
 
 from esper_es.domain.edits import Edit, Fill, ScaleSlice
 from esper_es.domain.index_map import IndexMap
-from esper_es.planning.head_targets import HeadTarget, reads
+from esper_es.planning.head_targets import HeadTarget, reads, without_numbers
 from esper_es.planning.resizing import Resizing, gathers
 from esper_es.planning.rotary_tables import continued
 from esper_es.planning.width_fills import GIVEN, Filled, Slot, drawn, fans, neutral
@@ -75,7 +74,9 @@ def sides(targets: Sequence[HeadTarget], role: str = "producer") -> Iterator[Sid
     """
     paired = [target for target in targets if not target.reads]
     modules = list(
-        dict.fromkeys(_pattern(m.module) for target in paired for m in target.kind.members if m.role == role)
+        dict.fromkeys(
+            without_numbers(m.module) for target in paired for m in target.kind.members if m.role == role
+        )
     )
     whole = [_Part(module) for module in modules]
     yield from (_side(paired, role, parts) for parts in _divisions(whole, len(whole) // 2))
@@ -103,7 +104,7 @@ class _Part:
 
     def __call__(self, target: HeadTarget, kind: WidthGroup, member: Member) -> Flags:
         own: Flags = member.positions >= 0
-        if _pattern(member.module) != self.module:
+        if without_numbers(member.module) != self.module:
             return np.zeros_like(own)
         if self.first is None:
             return own
@@ -267,7 +268,3 @@ def _slices(side: Side, maps: Mapping[Place, Sequence[int]], factor: float) -> I
         places = own if gather is None else np.flatnonzero(np.isin(np.array(gather), own))
         if len(places):
             yield ScaleSlice(tensor, dim, IndexMap.of(places.tolist()), factor)
-
-
-def _pattern(name: str) -> str:
-    return re.sub(r"\d+", "", name)

@@ -196,7 +196,7 @@ def _alike(found: Trace, targets: Sequence[HeadTarget], *, same_name: bool) -> l
     every = list(targets)
     for group in found.width_groups:
         places = {(member.tensor, member.dim) for member in group.members}
-        if places & known or (same_name and _pattern(group.tensor) != _pattern(heads.tensor)):
+        if places & known or (same_name and without_numbers(group.tensor) != without_numbers(heads.tensor)):
             continue
         place, reading = (group.tensor, group.dim), targets[0].reading
         sides = _sides(found, group, place)
@@ -264,5 +264,6 @@ def reads(kind: WidthGroup) -> bool:
     return any(member.role == "consumer" for member in kind.members)
 
 
-def _pattern(name: str) -> str:
+def without_numbers(name: str) -> str:
+    """Return a name that all layers of a stack have in common."""
     return re.sub(r"\d+", "", name)
