@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from esper_es.domain.state import ModelState
     from esper_es.engine import Engine
     from esper_es.fingerprints import fingerprint
-    from esper_es.planning.width_adapters import SizeChange, WidthRepair, width_adapter
+    from esper_es.planning.attributes.width_adapters import SizeChange, WidthRepair, width_adapter
     from esper_es.projections.live.blueprints import blueprint
     from esper_es.projections.live.describe import describe
     from esper_es.projections.live.kernels import KernelSite, kernel
@@ -80,9 +80,9 @@ _HOMES = {
     "ModelState": "domain.state",
     "Engine": "engine",
     "fingerprint": "fingerprints",
-    "SizeChange": "planning.width_adapters",
-    "WidthRepair": "planning.width_adapters",
-    "width_adapter": "planning.width_adapters",
+    "SizeChange": "planning.attributes.width_adapters",
+    "WidthRepair": "planning.attributes.width_adapters",
+    "width_adapter": "planning.attributes.width_adapters",
     "blueprint": "projections.live.blueprints",
     "describe": "projections.live.describe",
     "KernelSite": "projections.live.kernels",

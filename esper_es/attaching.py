@@ -26,7 +26,7 @@ from esper_es.domain.state import ModelState, Restorable
 from esper_es.environment import environment_of
 from esper_es.example_inputs import ExampleInputs, normalized
 from esper_es.ledger.log import Log
-from esper_es.planning.depth import DepthMode
+from esper_es.planning.layers.depth import DepthMode
 from esper_es.planning.observation import observe
 from esper_es.projections.live.blueprints import recognized
 from esper_es.projections.live.describe import describe, opaque_classes

@@ -22,7 +22,7 @@ from esper_es.operations import (
     perform,
     refuse,
 )
-from esper_es.planning.seeding import plan_cull, plan_fossilize, plan_germinate
+from esper_es.planning.layers.seeding import plan_cull, plan_fossilize, plan_germinate
 from esper_es.projections.live.modules import SeedSlot
 from esper_es.result import SurgeryResult
 from esper_es.scalars import Number, plain_numbers

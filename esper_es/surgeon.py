@@ -14,15 +14,15 @@ from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import UsageError
 from esper_es.example_inputs import normalized
 from esper_es.operations import Request, arguments_as_json, perform
-from esper_es.planning.gradmax import Loss
-from esper_es.planning.insertion import plan_add_layer
-from esper_es.planning.new_layers import require_tree
+from esper_es.planning.layers.insertion import plan_add_layer
+from esper_es.planning.layers.new_layers import require_tree
+from esper_es.planning.layers.removal import plan_remove_layer
+from esper_es.planning.layers.skip import plan_add_skip_connection, plan_remove_skip_connection
 from esper_es.planning.provenance import traced
-from esper_es.planning.removal import plan_remove_layer
 from esper_es.planning.scene import Planner
-from esper_es.planning.skip import plan_add_skip_connection, plan_remove_skip_connection
-from esper_es.planning.unit_importance import Importance, l2_importance
 from esper_es.planning.width import plan_modify_layer_width
+from esper_es.planning.widths.gradmax import Loss
+from esper_es.planning.widths.importance import Importance, l2_importance
 from esper_es.result import SurgeryResult
 from esper_es.session import Session
 from esper_es.shadow import on_a_copy

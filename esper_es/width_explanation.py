@@ -8,7 +8,7 @@ from esper_es.domain.errors import Refused, UsageError
 from esper_es.planning.provenance import traced
 from esper_es.planning.scene import Plan, Scene
 from esper_es.planning.width import plan_width
-from esper_es.planning.width_request import WidthRequest
+from esper_es.planning.widths.request import WidthRequest
 from esper_es.rehearsal import rehearsed
 from esper_es.session import Session
 from esper_es.shadow import on_a_copy

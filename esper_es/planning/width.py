@@ -7,20 +7,20 @@ from functools import partial
 from esper_es.domain import rules
 from esper_es.domain.errors import Refused
 from esper_es.domain.surgery_commands import modify_layer_width
-from esper_es.planning.companions import Target
-from esper_es.planning.config_update import config_update
-from esper_es.planning.gradmax import Loss
-from esper_es.planning.head_plan import plan_head_size, plan_of
-from esper_es.planning.head_size import with_stream
-from esper_es.planning.head_targets import sides_of
-from esper_es.planning.initializations import check_initialization, initialized
-from esper_es.planning.lone_units import beside_the_one, down_to_one
+from esper_es.planning.heads.plan import plan_head_size, plan_of
+from esper_es.planning.heads.planner import with_stream
+from esper_es.planning.heads.targets import sides_of
 from esper_es.planning.scene import Plan, Scene
-from esper_es.planning.spectral_norms import kept_norms, steady
-from esper_es.planning.unit_importance import Importance, l2_importance
-from esper_es.planning.unreached import Unreached
-from esper_es.planning.width_change import Resolved, looked_at, resolve, runs
-from esper_es.planning.width_request import HEAD_SIZE, WidthRequest
+from esper_es.planning.widths.change import Resolved, looked_at, resolve, runs
+from esper_es.planning.widths.companions import Target
+from esper_es.planning.widths.config_update import config_update
+from esper_es.planning.widths.gradmax import Loss
+from esper_es.planning.widths.importance import Importance, l2_importance
+from esper_es.planning.widths.initializations import check_initialization, initialized
+from esper_es.planning.widths.lone_units import beside_the_one, down_to_one
+from esper_es.planning.widths.request import HEAD_SIZE, WidthRequest
+from esper_es.planning.widths.spectral_norms import kept_norms, steady
+from esper_es.planning.widths.unreached import Unreached
 from esper_es.tracing import Trace, WidthGroup
 
 BY_HEADS = ("width_unit", "fixed_width", "coupled")

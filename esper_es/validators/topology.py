@@ -8,7 +8,7 @@ from torch import nn
 
 from esper_es.domain.architecture import Connection
 from esper_es.planning.execution import executed_unwatched
-from esper_es.planning.skip_order import finding, trace_skips
+from esper_es.planning.layers.skip_order import finding, trace_skips
 from esper_es.projections.live.describe import connections_of
 from esper_es.validators.verdict import SurgeryValidator, Trial, ValidationResult
 

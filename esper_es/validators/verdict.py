@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from esper_es.domain.architecture import Connection
 from esper_es.example_inputs import ExampleInputs, normalized
-from esper_es.planning.depth import DepthMode
+from esper_es.planning.layers.depth import DepthMode
 from esper_es.planning.observation import Observation, observe
 from esper_es.validators.baseline import Baseline
 

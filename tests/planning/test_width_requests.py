@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from training import adam, attached, train_run
 
 from esper_es import Engine, SurgeryConstraints, UsageError, WidthRepair, blueprint, width_adapter
-from esper_es.planning.width_adapters import Changes
+from esper_es.planning.attributes.width_adapters import Changes
 from esper_es.tracing import WidthGroup
 
 

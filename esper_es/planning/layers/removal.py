@@ -14,12 +14,12 @@ from esper_es.domain.edits import Disconnect, Edit, Fill, Initial, RemoveModule,
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import remove_layer
 from esper_es.example_inputs import ExampleInputs
-from esper_es.planning.adapters import Quality, adapter, fitted, spatial_dims
-from esper_es.planning.bypassing import Stream, input_of, stand_in, streams_through
+from esper_es.planning.layers.adapters import Quality, adapter, fitted, spatial_dims
+from esper_es.planning.layers.bypassing import Stream, input_of, stand_in, streams_through
+from esper_es.planning.layers.placement import is_sequential
+from esper_es.planning.layers.side_outputs import require_unmissed
 from esper_es.planning.observation import Observation, observe, reads_of
-from esper_es.planning.placement import is_sequential
 from esper_es.planning.scene import NewModule, Plan, Scene, new_module
-from esper_es.planning.side_outputs import require_unmissed
 from esper_es.projections.live.build import fragment_of
 from esper_es.projections.live.initializers import seeded
 from esper_es.projections.live.names import module_at

@@ -10,9 +10,9 @@ from torch import nn
 from esper_es.domain.architecture import join_path, relative_path, split_path
 from esper_es.domain.edits import SetAttribute
 from esper_es.domain.errors import Refused
-from esper_es.planning import torch_adapters, transformers_adapters  # noqa: F401  (fill the registry)
+from esper_es.planning.attributes import torch_adapters, transformers_adapters  # noqa: F401  (fill the registry)
+from esper_es.planning.attributes.width_adapters import LocalDim, SizeChange, WidthRepair, adapter_for
 from esper_es.planning.resizing import Resizing
-from esper_es.planning.width_adapters import LocalDim, SizeChange, WidthRepair, adapter_for
 from esper_es.projections.live.kinds import plain
 from esper_es.projections.live.names import own_tensors, tensor_at
 

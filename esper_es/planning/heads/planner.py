@@ -10,21 +10,21 @@ import torch
 from attrs import evolve, frozen
 
 from esper_es.domain.errors import Refused
-from esper_es.planning.attribute_repair import adapted, coupled
-from esper_es.planning.attribute_search import searched
+from esper_es.planning.attributes.repair import adapted, coupled
+from esper_es.planning.attributes.search import searched
 from esper_es.planning.capacity import require_room_to_grow
-from esper_es.planning.companions import Target
-from esper_es.planning.head_proof import head_proof
-from esper_es.planning.head_targets import HeadTarget, head_targets, sides_of
-from esper_es.planning.head_ways import Way, best_way
-from esper_es.planning.initializations import narrowed
+from esper_es.planning.heads.proof import head_proof
+from esper_es.planning.heads.targets import HeadTarget, head_targets, sides_of
+from esper_es.planning.heads.ways import Way, best_way
 from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, grown, in_turn, shrunk
 from esper_es.planning.scene import Scene
-from esper_es.planning.unit_importance import Importance, best, most_important, rated
-from esper_es.planning.width_change import FIXED, Change, Resolved, looked_at
-from esper_es.planning.width_edits import Filled
-from esper_es.planning.width_request import WidthRequest
+from esper_es.planning.widths.change import FIXED, Change, Resolved, looked_at
+from esper_es.planning.widths.companions import Target
+from esper_es.planning.widths.edits import Filled
+from esper_es.planning.widths.importance import Importance, best, most_important, rated
+from esper_es.planning.widths.initializations import narrowed
+from esper_es.planning.widths.request import WidthRequest
 from esper_es.tracing import Trace, WidthGroup
 
 SEARCHED = (FIXED, "coupled")

@@ -10,10 +10,10 @@ from torch import nn
 
 from esper_es.domain.edits import SetAttribute
 from esper_es.domain.errors import Refused, UsageError
-from esper_es.planning.attribute_options import CONFIG, Option, options
-from esper_es.planning.attribute_reads import Uses, watched_attributes
+from esper_es.planning.attributes.options import CONFIG, Option, options
+from esper_es.planning.attributes.reads import Uses, watched_attributes
 from esper_es.planning.resizing import Resizing
-from esper_es.planning.width_trial import tried_blank
+from esper_es.planning.trial import tried_blank
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,14 @@ from torch import nn
 from esper_es.domain.architecture import split_path
 from esper_es.domain.edits import ScaleSlice, SetAttribute
 from esper_es.domain.errors import Refused
-from esper_es.planning.head_fills import OFFSET, HeadFill, Side, normed, scaled, sides, silenced
-from esper_es.planning.head_scale import drawn_anew, moved
-from esper_es.planning.head_targets import HeadTarget
-from esper_es.planning.initializations import stream_fillings, under_norms
+from esper_es.planning.heads.fills import OFFSET, HeadFill, Side, normed, scaled, sides, silenced
+from esper_es.planning.heads.scale import drawn_anew, moved
+from esper_es.planning.heads.targets import HeadTarget
 from esper_es.planning.resizing import Resizing
 from esper_es.planning.scene import Scene
-from esper_es.planning.width_edits import Filled, filled
-from esper_es.planning.width_fills import Filling, Silent
+from esper_es.planning.widths.edits import Filled, filled
+from esper_es.planning.widths.fills import Filling, Silent
+from esper_es.planning.widths.initializations import stream_fillings, under_norms
 from esper_es.projections.live.live import Live
 
 CLEAR = 8.0

@@ -21,7 +21,7 @@ from esper_es.domain.edits import Edit
 from esper_es.effects import output_difference
 from esper_es.example_inputs import ExampleCall, ExampleInputs
 from esper_es.planning.observation import observe
-from esper_es.planning.width_trial import tried
+from esper_es.planning.trial import tried
 
 Outputs = tuple[torch.Tensor, ...]
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import Refused
-from esper_es.planning.width_adapters import Changes, SizeChange, WidthRepair, sized, width_adapter
+from esper_es.planning.attributes.width_adapters import Changes, SizeChange, WidthRepair, sized, width_adapter
 from esper_es.projections.live.free_heads import INNER, may_free_heads
 from esper_es.projections.live.hosting import original_class
 

@@ -6,14 +6,14 @@ from functools import partial
 
 from esper_es.domain import rules
 from esper_es.domain.surgery_commands import modify_layer_width
-from esper_es.planning.config_update import ConfigUpdate, config_update
-from esper_es.planning.head_size import HeadChange, head_change
+from esper_es.planning.heads.planner import HeadChange, head_change
 from esper_es.planning.resizing import gathers
 from esper_es.planning.scene import Plan, Scene
-from esper_es.planning.spectral_norms import kept_norms
-from esper_es.planning.unit_importance import Importance
-from esper_es.planning.unreached import Unreached
-from esper_es.planning.width_request import WidthRequest
+from esper_es.planning.widths.config_update import ConfigUpdate, config_update
+from esper_es.planning.widths.importance import Importance
+from esper_es.planning.widths.request import WidthRequest
+from esper_es.planning.widths.spectral_norms import kept_norms
+from esper_es.planning.widths.unreached import Unreached
 from esper_es.tracing import Trace, WidthGroup
 
 

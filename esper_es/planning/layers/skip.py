@@ -13,11 +13,11 @@ from esper_es.domain.architecture import Connection, join_path
 from esper_es.domain.edits import AddModule, Connect, Disconnect, Edit, Fill, RemoveModule
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import add_skip_connection, remove_skip_connection
-from esper_es.planning.joining import joining_layer, written_in_place
+from esper_es.planning.layers.joining import joining_layer, written_in_place
+from esper_es.planning.layers.placement import next_order, owner_of, require_free, require_own_forward
+from esper_es.planning.layers.skip_order import finding, trace_skips
 from esper_es.planning.observation import Observation
-from esper_es.planning.placement import next_order, owner_of, require_free, require_own_forward
 from esper_es.planning.scene import Plan, Scene, new_module
-from esper_es.planning.skip_order import finding, trace_skips
 from esper_es.projections.live.build import fragment_of
 from esper_es.projections.live.fusion import Fusion
 from esper_es.projections.live.hosting import COPY

@@ -22,9 +22,9 @@ from esper_es.domain.edits import (
 from esper_es.domain.errors import Refused
 from esper_es.domain.lifecycle import INCUBATING
 from esper_es.domain.state import Seed
-from esper_es.planning.adapters import of_dtype, spatial_dims
+from esper_es.planning.layers.adapters import of_dtype, spatial_dims
+from esper_es.planning.layers.placement import place_after, placing_edits
 from esper_es.planning.observation import Call, Observation
-from esper_es.planning.placement import place_after, placing_edits
 from esper_es.planning.scene import Plan, Scene, new_module
 from esper_es.projections.live.build import fragment_of, wrapped
 from esper_es.projections.live.initializers import seeded

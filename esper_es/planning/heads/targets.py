@@ -13,9 +13,9 @@ from attrs import evolve, frozen
 
 from esper_es.domain.architecture import relative_path
 from esper_es.domain.errors import Refused
-from esper_es.planning.rotary_tables import rotary_tables
+from esper_es.planning.heads.rotary_tables import rotary_tables
 from esper_es.planning.scene import Scene
-from esper_es.planning.width_request import WidthRequest
+from esper_es.planning.widths.request import WidthRequest
 from esper_es.tracing import Reading, Trace, WidthGroup, as_whole, places_in_heads, readings
 
 

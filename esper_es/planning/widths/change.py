@@ -11,17 +11,17 @@ from torch import nn
 
 from esper_es.domain.edits import SetAttribute
 from esper_es.domain.errors import Refused, UsageError
-from esper_es.planning.attribute_repair import adapted, coupled
-from esper_es.planning.attribute_search import searched
+from esper_es.planning.attributes.repair import adapted, coupled
+from esper_es.planning.attributes.search import searched
 from esper_es.planning.capacity import require_room_to_grow
-from esper_es.planning.companions import Family, Target, families, together
 from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, grown, in_turn, shrunk
 from esper_es.planning.scene import Scene
-from esper_es.planning.unit_importance import Importance, most_important
-from esper_es.planning.width_proof import Proof, width_proof
-from esper_es.planning.width_request import WidthRequest
-from esper_es.planning.width_trial import tried_blank
+from esper_es.planning.trial import tried_blank
+from esper_es.planning.widths.companions import Family, Target, families, together
+from esper_es.planning.widths.importance import Importance, most_important
+from esper_es.planning.widths.proof import Proof, width_proof
+from esper_es.planning.widths.request import WidthRequest
 from esper_es.tracing import Trace, WidthGroup
 
 FIXED = "fixed_width"

@@ -11,7 +11,7 @@ from torch import nn
 from esper_es.domain.architecture import Connection
 from esper_es.domain.errors import Refused
 from esper_es.example_inputs import ExampleInputs
-from esper_es.planning.adapters import adapter, of_dtype, spatial_dims
+from esper_es.planning.layers.adapters import adapter, of_dtype, spatial_dims
 from esper_es.planning.observation import Call, Observation
 from esper_es.projections.live.fusion import Fusion
 from esper_es.projections.live.names import module_at

@@ -20,7 +20,7 @@ from esper_es.domain.architecture import join_path
 from esper_es.domain.edits import Edit, ScaleTensor
 from esper_es.domain.errors import Refused
 from esper_es.planning.scene import Scene
-from esper_es.planning.width_trial import tried
+from esper_es.planning.trial import tried
 
 LEAST = 1e-3
 """Share of a spectral norm that must be left in what stays of ``u`` and ``v``: less is no estimate of anything."""

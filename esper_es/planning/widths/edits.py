@@ -12,7 +12,7 @@ from torch import nn
 from esper_es.domain.edits import Edit, Fill, ResizeTensor
 from esper_es.planning.resizing import Resizing
 from esper_es.planning.scene import Scene
-from esper_es.planning.width_fills import Filling, Slot
+from esper_es.planning.widths.fills import Filling, Slot
 from esper_es.projections.live.gather import gathered
 from esper_es.projections.live.initializers import CONSTANTS, derived_slice
 from esper_es.projections.live.names import tensor_at

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esper_es.planning.head_targets import HeadTarget
+from esper_es.planning.heads.targets import HeadTarget
 from esper_es.planning.resizing import Resizing, gathers
 from esper_es.planning.scene import Scene
-from esper_es.planning.width_proof import Proof
+from esper_es.planning.widths.proof import Proof
 from esper_es.projections.live.names import tensor_at
 from esper_es.tracing import Trace, WidthGroup, as_whole, freed, places_in_heads, prove
 from esper_es.tracing.union_find import Ids

@@ -11,8 +11,8 @@ from torch import nn
 
 from esper_es.domain.architecture import Connection
 from esper_es.example_inputs import ExampleInputs
+from esper_es.planning.layers.reach import Marks, ReachMode
 from esper_es.planning.observation import ADD_EXAMPLES, Observation, observe
-from esper_es.planning.reach import Marks, ReachMode
 from esper_es.projections.live.hosting import bus_of
 from esper_es.projections.live.names import module_at
 from esper_es.projections.live.structures import entry_at, stream_in

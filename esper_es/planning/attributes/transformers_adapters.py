@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from esper_es.domain.errors import Refused
-from esper_es.planning.width_adapters import Changes, LocalDim, WidthRepair, sized, width_adapter
+from esper_es.planning.attributes.width_adapters import Changes, LocalDim, WidthRepair, sized, width_adapter
 
 
 @width_adapter("transformers.pytorch_utils.Conv1D")

@@ -14,11 +14,11 @@ from esper_es.domain.canonical import Json
 from esper_es.domain.edits import Fill
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import add_layer
-from esper_es.planning.adapters import of_dtype
 from esper_es.planning.capacity import require_room_for_layer
-from esper_es.planning.new_layers import given_layer
+from esper_es.planning.layers.adapters import of_dtype
+from esper_es.planning.layers.new_layers import given_layer
+from esper_es.planning.layers.placement import place_after, placing_edits
 from esper_es.planning.observation import Observation, in_eval
-from esper_es.planning.placement import place_after, placing_edits
 from esper_es.planning.scene import NewModule, Plan, Scene, new_module
 from esper_es.projections.live.build import fragment_of, from_spec, wrapped
 from esper_es.projections.live.modules import GatedResidual, Residual

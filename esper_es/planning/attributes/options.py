@@ -13,9 +13,9 @@ from torch import nn
 
 from esper_es.domain.canonical import Json
 from esper_es.domain.edits import SetAttribute
-from esper_es.planning.attribute_repair import changes_by_module
+from esper_es.planning.attributes.repair import changes_by_module
+from esper_es.planning.attributes.width_adapters import LocalDim, SizeChange, adapter_for
 from esper_es.planning.resizing import Resizing
-from esper_es.planning.width_adapters import LocalDim, SizeChange, adapter_for
 from esper_es.projections.live.hosting import original_class
 from esper_es.projections.live.kinds import plain
 from esper_es.projections.live.names import named_tensors, own_tensors

@@ -9,13 +9,13 @@ from attrs import evolve
 from esper_es.domain.canonical import Json
 from esper_es.domain.edits import SetAttribute
 from esper_es.domain.errors import Refused
-from esper_es.planning.attribute_repair import adapted
-from esper_es.planning.companions import Target
+from esper_es.planning.attributes.repair import adapted
 from esper_es.planning.resizing import gathers
 from esper_es.planning.scene import Scene
-from esper_es.planning.unit_importance import Importance
-from esper_es.planning.width_change import Change, Resolved, change_of, looked_at, solved_for
-from esper_es.planning.width_proof import proof_of_one
+from esper_es.planning.widths.change import Change, Resolved, change_of, looked_at, solved_for
+from esper_es.planning.widths.companions import Target
+from esper_es.planning.widths.importance import Importance
+from esper_es.planning.widths.proof import proof_of_one
 from esper_es.tracing import Reading, Trace, WidthGroup, as_whole, readings
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from esper_es.domain.edits import Edit, Fill, ScaleTensor, SetAttribute
 from esper_es.planning.resizing import Resizing
-from esper_es.planning.width_fills import GIVEN, Filled, Slot, drawn, fans, neutral
+from esper_es.planning.widths.fills import GIVEN, Filled, Slot, drawn, fans, neutral
 from esper_es.projections.live.names import tensor_at
 
 EPSILONS = ("eps", "variance_epsilon", "epsilon", "layer_norm_eps", "norm_eps")

@@ -24,7 +24,7 @@ from esper_es.domain.errors import Refused, UsageError
 from esper_es.planning.observation import in_eval
 from esper_es.planning.resizing import Resizing
 from esper_es.planning.scene import Scene
-from esper_es.planning.width_fills import GIVEN, Filled, Silent, Slot, fans
+from esper_es.planning.widths.fills import GIVEN, Filled, Silent, Slot, fans
 from esper_es.projections.live.hosting import original_class
 from esper_es.projections.live.names import tensor_at
 from esper_es.tracing import Member

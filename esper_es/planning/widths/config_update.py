@@ -22,12 +22,12 @@ from esper_es.domain.architecture import Architecture, join_path
 from esper_es.domain.edits import Edit, SetAttribute
 from esper_es.domain.evolution import evolved
 from esper_es.effects import output_difference
-from esper_es.planning.attribute_options import counted
+from esper_es.planning.attributes.options import counted
 from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing
 from esper_es.planning.scene import Scene
-from esper_es.planning.width_streams import EPSILONS
-from esper_es.planning.width_trial import tolerance, tried
+from esper_es.planning.trial import tolerance, tried
+from esper_es.planning.widths.streams import EPSILONS
 from esper_es.projections.live.hosting import original_class
 from esper_es.projections.live.names import named_tensors
 from esper_es.projections.live.rng import preserved_rng

@@ -14,7 +14,7 @@ from esper_es.effects import output_difference
 from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, are_apart, gathers
 from esper_es.planning.scene import Scene
-from esper_es.planning.width_trial import tolerance, tried
+from esper_es.planning.trial import tolerance, tried
 from esper_es.projections.live.names import tensor_at
 from esper_es.tracing import Trace, WidthGroup, claimed, misread, prove
 from esper_es.tracing.union_find import Ids

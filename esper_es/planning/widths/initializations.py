@@ -9,13 +9,13 @@ from attrs import frozen
 
 from esper_es.domain.edits import Edit, SetAttribute
 from esper_es.domain.errors import Refused, UsageError
-from esper_es.planning.gradmax import Loss, gradmax
 from esper_es.planning.resizing import Resizing, are_apart
 from esper_es.planning.scene import Scene
-from esper_es.planning.width_edits import Filled, filled
-from esper_es.planning.width_fills import Filling, OneSided, Silent, Split, Zeros
-from esper_es.planning.width_streams import Stream
-from esper_es.planning.width_trial import difference, require_alive, tolerance
+from esper_es.planning.trial import difference, require_alive, tolerance
+from esper_es.planning.widths.edits import Filled, filled
+from esper_es.planning.widths.fills import Filling, OneSided, Silent, Split, Zeros
+from esper_es.planning.widths.gradmax import Loss, gradmax
+from esper_es.planning.widths.streams import Stream
 
 INITIALIZATIONS = ("function_preserving", "kaiming", "xavier", "zeros", "net2wider", "gradmax")
 

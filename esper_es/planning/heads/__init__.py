@@ -1,0 +1,1 @@
+"""The size of attention heads: channels inside of heads, what new ones hold, how scores are scaled."""

@@ -1,0 +1,1 @@
+"""Layers that come and go: insertions, removals, skip connections, seeds."""
