@@ -134,9 +134,15 @@ class Architecture:
 
     def tensors(self) -> Iterator[tuple[str, TensorSpec]]:
         """Yield ``(state-dict name, spec)`` of every tensor once, tied ones under one name."""
-        for path, node in self.nodes.items():
-            for name, spec in node.tensors.items():
-                yield join_path(path, name), spec
+        yield from self._specs.items()
+
+    @cached_property
+    def _specs(self) -> Mapping[str, TensorSpec]:
+        return {
+            join_path(path, name): spec
+            for path, node in self.nodes.items()
+            for name, spec in node.tensors.items()
+        }
 
     def tensor(self, name: str) -> TensorSpec:
         """Return the spec of the tensor with this state-dict name.
@@ -227,7 +233,7 @@ def _relative(shared: Mapping[str, str], root: str) -> dict[str, str]:
 
 def join_path(*parts: str) -> str:
     """Join dotted path parts, leaving out empty ones."""
-    return ".".join(part for part in parts if part)
+    return ".".join(filter(None, parts))
 
 
 def split_path(path: str) -> tuple[str, str]:

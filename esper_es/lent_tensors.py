@@ -3,7 +3,7 @@
 Trying a change needs a copy that may do what it likes, and most of it is never written to. PyTorch can share memory
 until the first write (``Tensor._lazy_clone``; its kernels for the CPU are tested to ask before they write, and
 ``data_ptr``, ``numpy`` and DLPack count as writes), so a copy costs no time and no memory for its parameters. Buffers
-are small, and a forward may resize them, which shared memory does not allow: they are copied.
+are small, and a forward may resize them, which shared memory does not allow: the copy is given clones.
 """
 
 from __future__ import annotations
@@ -49,33 +49,32 @@ class Loan:
 
 
 def lent(module: nn.Module) -> Loan:
-    """Lend a copy all parameters that can be shared until they are written to."""
-    parameters = {id(p): p for p in module.parameters() if _is_plain(p)}
+    """Lend a copy all parameters that can be shared until they are written to, with clones of the buffers."""
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers()) if t.layout is torch.strided}
     users = Counter(tensor.untyped_storage()._cdata for tensor in tensors.values())
     owners: list[nn.Parameter] = []
     borrowed: dict[int, object] = {}
     storages: list[StorageWeakRef] = []
-    for key, parameter in parameters.items():
-        storage = parameter.untyped_storage()
-        if users[storage._cdata] == 1 and 0 < storage.nbytes() == parameter.nbytes:
-            shared = _shared(parameter)
-            if shared is not None:
-                owners.append(parameter)
-                borrowed[key] = shared
-                storages.append(StorageWeakRef(shared.untyped_storage()))  # type: ignore[no-untyped-call]
+    for key, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        if not _is_plain(tensor) or users[storage._cdata] > 1 or not 0 < storage.nbytes() == tensor.nbytes:
+            continue
+        if not isinstance(tensor, nn.Parameter):
+            if not (tensor.requires_grad or vars(tensor)):
+                borrowed[key] = tensor.clone()
+        elif (shared := _shared(tensor)) is not None:
+            owners.append(tensor)
+            borrowed[key] = shared
+            storages.append(StorageWeakRef(shared.untyped_storage()))  # type: ignore[no-untyped-call]
     return Loan(tuple(owners), borrowed, tuple(storages))
 
 
-def _is_plain(parameter: nn.Parameter) -> bool:
+def _is_plain(tensor: torch.Tensor) -> bool:
     return (
-        type(parameter) is nn.Parameter
-        and parameter.layout is torch.strided
-        and parameter.device.type == _LENT_ON
-        and parameter.is_leaf
-        and not (
-            parameter.is_quantized or parameter.is_inference() or parameter.is_conj() or parameter.is_neg()
-        )
+        type(tensor) in (nn.Parameter, torch.Tensor)
+        and tensor.device.type == _LENT_ON
+        and tensor.is_leaf
+        and not (tensor.is_quantized or tensor.is_inference() or tensor.is_conj() or tensor.is_neg())
     )
 
 

@@ -34,7 +34,9 @@ def deep_copy(module: nn.Module, copied: Mapping[int, object]) -> nn.Module:
             memo[id(part)] = type(part).__new__(type(part))
             states.append((memo[id(part)], state))
     for part, state in reversed(states):  # a parent may look at its children once it is given its state
-        part.__setstate__({name: _copied(value, memo) for name, value in state.items()})
+        part.__setstate__(
+            {name: value if type(value) in _ATOMS else _copied(value, memo) for name, value in state.items()}
+        )
     return copy.deepcopy(module, memo)
 
 
@@ -62,7 +64,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if kind is dict or kind is OrderedDict:
         same = memo[id(value)] = kind()
         for key, item in value.items():
-            same[_copied(key, memo)] = _copied(item, memo)
+            key = key if type(key) in _ATOMS else _copied(key, memo)
+            same[key] = item if type(item) in _ATOMS else _copied(item, memo)
         return same
     if kind is tuple and all(type(item) in _ATOMS for item in value):
         return value

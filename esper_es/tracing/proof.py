@@ -7,7 +7,7 @@ traced again, and the relations among the channels that survived must be the one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,8 +60,8 @@ def prove(before: Trace, after: Trace, mapping: GatherMaps) -> tuple[str, ...]:
 class _Survivors(NamedTuple):
     """Per matched dimension: old and new slots of what survived, new slots added, old slots removed."""
 
-    old: list[Ids]
-    new: list[Ids]
+    old: list[range | Ids]
+    new: list[range | Ids]
     added: list[Ids]
     removed: list[Ids]
 
@@ -101,8 +101,8 @@ def _match(
             if misfit is not None:
                 yield f"{old.name} dim {dim} {misfit}"
             elif gather is None:
-                survivors.old.append(np.arange(size) + old.first_slots[dim])
-                survivors.new.append(np.arange(size) + new.first_slots[dim])
+                survivors.old.append(range(old.first_slots[dim], old.first_slots[dim] + size))
+                survivors.new.append(range(new.first_slots[dim], new.first_slots[dim] + size))
             else:
                 kept = gather[gather >= 0]
                 survivors.old.append(old.first_slots[dim] + kept)
@@ -204,8 +204,16 @@ def _cause(trace: Trace, slot: np.int64) -> str:
     )
 
 
-def _joined(parts: Sequence[Ids]) -> Ids:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+def _joined(parts: Iterable[range | Ids]) -> Ids:
+    joined: list[range | Ids] = []
+    for part in parts:
+        last = joined[-1] if joined else None
+        if isinstance(part, range) and isinstance(last, range) and last.stop == part.start:
+            joined[-1] = range(last.start, part.stop)
+        else:
+            joined.append(part)
+    ids = [np.arange(p.start, p.stop) if isinstance(p, range) else p for p in joined]
+    return np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
 
 
 def _shortened(findings: list[str]) -> list[str]:

@@ -66,15 +66,17 @@ def options(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Option, ...
         resizings: what changes.
     """
     near = changes_by_module(root, resizings)
-    everything = {count for r in resizings for count in _counts(r)}
+    everything = sorted({count for r in resizings for count in _counts(r)})
     found: dict[tuple[bool, str, str, str], list[tuple[bool, SetAttribute]]] = {}
     for path, module in root.named_modules():
-        changes = near.get(path)
-        cls = original_class(module).__qualname__
+        if not any(map(_is_numeric, vars(module).values())):
+            continue
         if adapter_for(module) is not None and any(True for _ in own_tensors(module)):
             continue
+        changes = near.get(path)
+        cls = original_class(module).__qualname__
         local = set() if changes is None else set(_local_counts(resizings, changes))
-        for count in sorted(everything):
+        for count in everything:
             for name, number, value in _replacements(module, count):
                 sure = changes is not None and count in local and _sure(module, name, count, changes)
                 key = (count in local, cls, name, f"{count.old}->{count.new} {number}")
@@ -84,7 +86,7 @@ def options(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Option, ...
                 (False, SetAttribute(path, name, value))
             )
     for path, config in configurations(root):
-        for count in sorted(everything):
+        for count in everything:
             for name, number, value in _replacements(config, count):
                 key = (False, type(config).__qualname__, name, f"{count.old}->{count.new} {number}")
                 edit = SetAttribute(path, f"{CONFIG}.{name}", value)
@@ -148,6 +150,10 @@ def _recounted(module: nn.Module, counts: Iterable[_Count]) -> Iterator[tuple[st
                 for chosen in combinations(places, size):
                     changed = [clear[v] if i in chosen else v for i, v in enumerate(value)]
                     yield name, f"{list(value)}->{changed}", plain(changed)
+
+
+def _is_numeric(value: Any) -> bool:
+    return type(value) is int or _is_integers(value)
 
 
 def _is_integers(value: Any) -> bool:

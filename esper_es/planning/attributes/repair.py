@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import torch
 from torch import nn
 
 from esper_es.domain.architecture import join_path, relative_path, split_path
@@ -30,7 +31,8 @@ def changes_by_module(
 
     All holders of a tied tensor are told. A parametrized tensor is told of under its own name too.
     """
-    names = _names_by_tensor(root)
+    resizings = tuple(resizings)
+    names = _names_of(root, (tensor_at(root, r.member.tensor) for r in resizings))
     found: dict[str, dict[LocalDim, SizeChange]] = {}
     for r in resizings:
         for name in names[id(tensor_at(root, r.member.tensor))]:
@@ -58,11 +60,13 @@ def _derived(root: nn.Module, path: str, local: str, resizing: Resizing) -> str 
     return name if getattr(computed, "shape", None) == source.shape else None
 
 
-def _names_by_tensor(root: nn.Module) -> dict[int, list[str]]:
-    names: dict[int, list[str]] = {}
+def _names_of(root: nn.Module, tensors: Iterable[torch.Tensor]) -> dict[int, list[str]]:
+    """All names of some tensors, by the identities of these."""
+    names: dict[int, list[str]] = {id(tensor): [] for tensor in tensors}
     for path, module in root.named_modules():
         for local, tensor, _ in own_tensors(module):
-            names.setdefault(id(tensor), []).append(join_path(path, local))
+            if id(tensor) in names:
+                names[id(tensor)].append(join_path(path, local))
     return names
 
 
