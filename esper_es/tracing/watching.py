@@ -17,6 +17,7 @@ from esper_es.domain.errors import EsperError
 from esper_es.tracing.calls import CallRecorder
 from esper_es.tracing.carry import UNKNOWN, Carry, Origin, result_origin
 from esper_es.tracing.carry_memory import CarryMemory
+from esper_es.tracing.fused_cells import taken_apart
 from esper_es.tracing.isolation import without_onednn
 from esper_es.tracing.operation import Execution, Operation, layout_of, tensors_among
 from esper_es.tracing.operator_mode import OperatorMode
@@ -67,7 +68,7 @@ class OperatorWatch(OperatorMode):
         operator = known(func)
         if operator.rule is None:
             with self:
-                result = func.decompose(*args, **kwargs)
+                result = taken_apart(func, args, kwargs)
             if result is not NotImplemented:
                 return result
         return self._followed(func, operator, args, kwargs)
