@@ -7,6 +7,8 @@ ELSEWHERE := build/elsewhere
 # What a wheel could lack: commands, pages, migrations, documents, what other libraries find by entry points.
 OF_THE_WHEEL := $(addprefix tests/,cli docs examples libraries ledger/test_opening.py ledger/test_schema.py)
 JOBS ?= 2
+# Each job is one process of the tests: more threads than that would only stand in each other's way.
+test proofs wheel-test: export OMP_NUM_THREADS = 1
 
 INSTALLED := $(VENV)/installed
 
