@@ -32,8 +32,11 @@ def undisturbed(model: nn.Module, examples: object) -> Iterator[None]:
         yield
 
 
-_OF_TORCH = frozenset(name for name in nn.Module().__dict__ if not name.startswith("_forward_"))
-"""What torch keeps on every module, but for hooks of its forward pass: some models hook their layers as they run."""
+_OF_TORCH = frozenset(
+    name for name in nn.Module().__dict__ if not name.startswith("_forward_") and name != "_buffers"
+)
+"""What torch keeps on every module, but for hooks of its forward pass and for buffers: some models hook their layers as
+they run, some give a buffer another tensor."""
 
 
 @contextmanager

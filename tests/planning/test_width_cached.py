@@ -36,6 +36,28 @@ class Biased(nn.Module):
         return self.leave(out.transpose(1, 2).flatten(2))
 
 
+class Measuring(nn.Module):
+    """Puts a table of the right length in place of its buffer as it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.weigh = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(3, 2)
+        self.places: Tensor
+        self.register_buffer("places", torch.zeros(1, 3), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.places) != len(x):
+            self.places = torch.randn(len(x), 3)
+        out: Tensor = self.second(self.first(x).relu()) + self.weigh(self.places)
+        return out
+
+
+def test_a_buffer_that_the_model_replaces_as_it_runs_holds_up_no_width() -> None:
+    model = Measuring()
+    result = ModelSurgeon(example_inputs=(torch.randn(5, 4),)).modify_layer_width(model, "first", 8)
+    assert result.success, result.error
+
+
 def test_heads_with_a_kept_bias_can_be_added() -> None:
     model, x = Biased().train(), torch.randn(2, 7, 6)
     result = ModelSurgeon(example_inputs=(x,)).modify_layer_width(model, "qkv", 4, unit="units")

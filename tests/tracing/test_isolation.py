@@ -100,6 +100,24 @@ def test_what_the_forward_keeps_on_its_modules_is_taken_back() -> None:
     assert (model.cache, model.history, hasattr(model, "last")) == ({}, [1], False)
 
 
+def test_a_buffer_that_the_forward_replaces_is_the_one_it_was() -> None:
+    class Measuring(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places: Tensor
+            self.register_buffer("places", torch.zeros(1, 3), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(self.places) != len(x):
+                self.places = torch.randn(len(x), 3)
+            return x + self.places
+
+    model = Measuring()
+    before = model.places
+    trace(model, [((torch.randn(4, 3),), {})])
+    assert model.places is before
+
+
 def test_gradients_stay() -> None:
     model = nn.Linear(3, 2)
     model(torch.randn(4, 3)).sum().backward()
