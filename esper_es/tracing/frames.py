@@ -32,9 +32,11 @@ class Extent(NamedTuple):
 
 @frozen(eq=False)
 class Frame:
-    """Channels that the code of one module has at hand, as flags over all slots, by their extent."""
+    """Channels that the code of one module has at hand, as flags over all slots, by their extent, and by the shape that
+    a tensor has along all its dimensions with channels."""
 
     channels: dict[Extent, NDArray[np.bool_]] = field(factory=dict)
+    shapes: dict[tuple[int, ...], NDArray[np.bool_]] = field(factory=dict)
 
     def extents_of(self, slots: Ids) -> set[Extent]:
         """How channels of ``slots`` appear; empty if they do not."""
@@ -42,9 +44,11 @@ class Frame:
 
     def sizes_beside(self, slots: Ids) -> set[int]:
         """Sizes in which other channels appear than those of ``slots``."""
-        return {
-            e.size for e, flags in self.channels.items() if np.setdiff1d(np.flatnonzero(flags), slots).size
-        }
+        return {e.size for e, flags in self.channels.items() if _holds_others(flags, slots)}
+
+    def shapes_beside(self, slots: Ids) -> set[tuple[int, ...]]:
+        """Shapes that tensors have along their dimensions with channels, where these are others than ``slots``."""
+        return {shape for shape, flags in self.shapes.items() if not flags[slots].any()}
 
 
 class Frames:
@@ -91,11 +95,19 @@ class Frames:
 
 def _note(frame: Frame, value: Any, memory: CarryMemory, slots: int) -> None:
     for tensor in tensors_in(value):
-        for shadow in memory.recall(tensor).shadows:
+        shadows = memory.recall(tensor).shadows
+        along = sorted({dim for shadow in shadows for dim in shadow.dims})
+        shape = frame.shapes.setdefault(tuple(tensor.shape[d] for d in along), np.zeros(slots, dtype=bool))
+        for shadow in shadows:
             found = shadow.ids[(shadow.ids >= 0) & (shadow.ids < slots)]
+            shape[found] = True
             for size in {*shadow.ids.shape, shadow.ids.size}:
                 extent = Extent(size, tensor.ndim > len(shadow.dims) + 1)
                 frame.channels.setdefault(extent, np.zeros(slots, dtype=bool))[found] = True
+
+
+def _holds_others(flags: NDArray[np.bool_], slots: Ids) -> bool:
+    return bool(np.setdiff1d(np.flatnonzero(flags), slots).size)
 
 
 def _kept(module: nn.Module) -> Mapping[str, Any]:

@@ -96,7 +96,52 @@ class Peeking(nn.Module):
         return left + self.peek(self.keeper.kept) if peek else left
 
 
-for kind in (Masked, Auxiliary, Peeking):
+class Biased(Block):
+    """Has a bias for the channels of every head besides, which few calls add."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.norm = nn.LayerNorm(width)
+        self.offset = nn.Parameter(torch.randn(heads, width // heads))
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, moved: bool = False) -> Tensor:
+        normed: Tensor = self.norm(super().forward(x, bias))
+        if moved:
+            normed = normed + self.q(x).unflatten(-1, self.offset.shape).add(self.offset).flatten(2)
+        return normed
+
+
+class Deep(nn.Module):
+    """A token joins the stream; blocks lie deeper inside, and the sounds before are narrow and long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listen, self.enter = nn.Conv1d(2, 4, 2), nn.Linear(4, 12)
+        self.token = nn.Parameter(torch.randn(12))
+        self.body = nn.Sequential(nn.Sequential(Biased(12, 3)), nn.Linear(12, 12))
+        self.leave, self.last = nn.Linear(12, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
+        x = self.enter(self.listen(x).transpose(1, 2))
+        if masked is not None:
+            x = torch.where(masked[..., None], self.token, x)
+        left: Tensor = self.last(self.leave(self.body(x)).relu())
+        return left
+
+
+class Telling(nn.Module):
+    """What a part says is as wide as the token inside that part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep, self.more, self.last = Deep(), nn.Linear(5, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor, masked: Tensor | None = None) -> Tensor:
+        left: Tensor = self.last(self.more(self.deep(x, masked)).relu())
+        return left
+
+
+for kind in (Masked, Auxiliary, Peeking, Deep, Telling):
     blueprint(f"tests/unreached/{kind.__name__}")(kind)
 
 
@@ -188,6 +233,31 @@ def test_a_stream_that_an_unreached_token_may_join_is_refused_with_where_and_wha
         result.error or ""
     )
     assert "run.add_examples(b)" in (result.error or "")
+
+
+def sounds(**more: Any) -> Mapping[str, Any]:
+    return {"x": torch.randn(2, 2, 5), **more}
+
+
+@pytest.mark.parametrize(("layer", "width"), [("body.0.0.v", 16), ("listen", 3)])
+def test_a_token_of_the_stream_holds_up_nothing_else_that_could_be_brought_to_its_size(
+    layer: str, width: int, engine: Engine
+) -> None:
+    run = attached(engine, Deep(), sounds())
+    result = run.surgeon.modify_layer_width(layer_name=layer, new_width=width)
+    assert "token" not in (result.error or "")
+
+
+def test_a_token_inside_a_part_holds_up_nothing_that_lies_beside_the_part(engine: Engine) -> None:
+    run = attached(engine, Telling(), sounds())
+    result = run.surgeon.modify_layer_width(layer_name="more", new_width=14)
+    assert result.success, result.error
+
+
+def test_a_bias_for_all_heads_is_not_said_to_join_the_stream_they_are_as_wide_as(engine: Engine) -> None:
+    run = attached(engine, Deep(), sounds())
+    result = run.surgeon.modify_layer_width(layer_name="enter", new_width=14)
+    assert "never reach token, which" in (result.error or "")
 
 
 def test_with_an_example_for_the_token_it_changes_with_the_stream(engine: Engine) -> None:
