@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from esper_es.tracing.carry import Origin
@@ -96,29 +98,47 @@ class _Form(NamedTuple):
     labels: tuple[Label, ...]
     sizes: tuple[int, ...]
     repeats: tuple[bool, ...]
-    shadows: tuple[tuple[tuple[int, ...], bool], ...]
+    shadows: tuple[tuple[tuple[int, ...], bool, bytes], ...]
     origin: Origin
 
 
 def _form(op: Operation, operand: Operand) -> _Form:
+    dims = [shadow.dims for shadow in operand.shadows]
+    layouts = (
+        [_layout(shadow) if dims.count(shadow.dims) > 1 else b"" for shadow in operand.shadows]
+        if len(dims) > 1
+        else [b""] * len(dims)
+    )
     return _Form(
         operand.labels,
         operand.sizes,
         operand.repeats,
-        tuple([(shadow.dims, op.is_nameless(shadow)) for shadow in operand.shadows]),
+        tuple(
+            [(s.dims, op.is_nameless(s), layout) for s, layout in zip(operand.shadows, layouts, strict=True)]
+        ),
         operand.origin,
     )
 
 
+def _layout(shadow: Shadow) -> bytes:
+    """Which entries of a shadow along one dimension are alike: those of heads and of places in them, flattened, do not
+    lie in the same way. Empty for others."""
+    if len(shadow.dims) > 1:
+        return b""
+    _, first, alike = np.unique(shadow.ids, return_index=True, return_inverse=True)
+    return blake2b(first[alike].tobytes(), digest_size=16).digest()
+
+
 class _Placed(NamedTuple):
     """A shadow in label space: its number among all that meet, its operand's, and one label per axis; whether it only
-    says that its operand is repeated."""
+    says that its operand is repeated; its layout, if another lies along the same axes of its operand."""
 
     number: int
     operand: int
     dims: tuple[int, ...]
     labels: tuple[Label, ...]
     nameless: bool
+    layout: bytes
 
     def along(self, labels: Iterable[Label]) -> tuple[int, ...]:
         return tuple(self.dims[self.labels.index(label)] for label in labels)
@@ -130,9 +150,9 @@ def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> Meeting:
     events: list[Event] = []
     placed: list[_Placed] = []
     for number, o in enumerate(operands):
-        for dims, nameless in o.shadows:
+        for dims, nameless, layout in o.shadows:
             labels = tuple(o.labels[dim] for dim in dims)
-            placed.append(_Placed(len(placed), number, dims, labels, nameless))
+            placed.append(_Placed(len(placed), number, dims, labels, nameless, layout))
     placed.sort(key=lambda each: each.nameless)
     placed = _without_broadcast(operands, placed, events)
     _meet_bare_dimensions(operands, placed, set(result), events)
@@ -221,7 +241,8 @@ def _without_private(
 def _relations(placed: Sequence[_Placed], origins: Sequence[Origin]) -> Iterator[Event]:
     """What shadows of different operands are to one another; not said again where it follows from others.
 
-    Of shadows on the same labels each is the same as the first one, and so as all others.
+    Of shadows on the same labels each is the same as the first one, and so as all others; but where each operand has
+    several, laid out alike on both sides (heads and the places in them, flattened), each only as its counterpart.
     """
     repeated = {(each.operand, label) for each in placed if each.nameless for label in each.labels}
     first: dict[frozenset[Label], _Placed] = {}
@@ -230,11 +251,27 @@ def _relations(placed: Sequence[_Placed], origins: Sequence[Origin]) -> Iterator
     for position, left in enumerate(placed):
         for right in placed[position + 1 :]:
             head = first[frozenset(left.labels)]
-            through_head = head is first[frozenset(right.labels)] and head is not left
+            through_head = (
+                head is first[frozenset(right.labels)]
+                and head is not left
+                and not (left.layout or right.layout)
+            )
             if through_head and head.operand not in (left.operand, right.operand):
                 continue
-            if left.operand != right.operand:
+            if left.operand != right.operand and not _in_other_ways(left, right, placed):
                 yield from _relation(left, right, origins, repeated)
+
+
+def _in_other_ways(left: _Placed, right: _Placed, placed: Sequence[_Placed]) -> bool:
+    """Whether two shadows are laid out along one dimension each in its own way, and each has a counterpart on the other
+    side that is laid out like it."""
+    if not (left.layout and right.layout) or left.layout == right.layout or left.labels != right.labels:
+        return False
+    sides = (
+        {p.layout for p in placed if p.operand == each.operand and p.labels == each.labels}
+        for each in (left, right)
+    )
+    return all({left.layout, right.layout} <= side for side in sides)
 
 
 def _relation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -113,3 +114,39 @@ def test_units_that_meet_in_a_product_without_weights_are_told() -> None:
 
     assert group(Scores(), "query").paired
     assert not group(Pair(), "both").paired
+
+
+class Apart(nn.Module):
+    """Weights with a dimension for heads and another for the places in them, which a product flattens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.read = nn.Parameter(torch.randn(5, 3, 4)), nn.Parameter(torch.randn(6, 3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bind,hnd->bih", torch.einsum("bih,hnd->bind", x, self.make), self.read)
+
+
+@pytest.mark.parametrize(("dim", "units"), [(1, 3), (2, 4)])
+def test_heads_and_the_places_in_them_stay_apart_where_a_product_sums_over_both(dim: int, units: int) -> None:
+    group = trace(Apart(), [((torch.randn(2, 7, 5),), {})]).group_of("make", dim)
+    assert (group.units, [(m.tensor, m.dim) for m in group.members]) == (
+        units,
+        [("make", dim), ("read", dim)],
+    )
+
+
+class Crossed(Apart):
+    """What reads it has the two dimensions the other way round, so that what they count is mixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Parameter(torch.randn(6, 4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = torch.einsum("bih,hnd->bind", x, self.make)
+        return made.flatten(2) @ self.read.flatten(1).T
+
+
+def test_dimensions_that_are_flattened_in_another_order_come_and_go_as_one() -> None:
+    assert trace(Crossed(), [((torch.randn(2, 7, 5),), {})]).group_of("make", 1).units == 1
