@@ -162,11 +162,12 @@ class ModelSurgeon:
                 ``"gradmax"``: between two linear layers or convolutions, incoming weights of largest gradient, outgoing
                 zero (Evci et al. 2022).
             unit: ``"channels"``, or ``"units"``: what comes and goes as one (heads, key-value groups), or ``"heads"``:
-                the same, but where an attention has one head, all of its channels count as that one, though each could
-                come and go by itself; or ``"head_size"``: the channels of each head of queries, keys and values, whose
-                number stays. Rotary frequencies are lengthened where old ones end, and all layers that share them
-                change together; where the code scales scores by the size of heads, as the example inputs show in
-                evaluation, queries make up for it. Narrowing keeps the channels of largest importance, over all heads.
+                the same, but where an attention has one head, or a ``GroupNorm`` one group, all its channels count as
+                that one, though each could come and go by itself; or ``"head_size"``: the channels of each head of
+                queries, keys and values, whose number stays. Rotary frequencies are lengthened where old ones end, and
+                all layers that share them change together; where the code scales scores by the size of heads, as the
+                example inputs show in evaluation, queries make up for it. Narrowing keeps the channels of largest
+                importance, over all heads.
             dimension: ``"out"``, ``"in"``, or the number of a dimension of the layer's weight.
             importance: for narrowing: takes a copy of the model, in eval mode and with gradients enabled, and the
                 ``WidthGroup``; returns a number per unit; the L2 norm of the producing weights by default.

@@ -21,7 +21,7 @@ from esper_es.planning.widths.lone_units import beside_the_one, down_to_one
 from esper_es.planning.widths.request import HEAD_SIZE, WidthRequest
 from esper_es.planning.widths.spectral_norms import kept_norms, steady
 from esper_es.planning.widths.unreached import Unreached
-from esper_es.tracing import Trace, WidthGroup
+from esper_es.tracing import Trace, WidthGroup, counts_heads
 
 BY_HEADS = ("width_unit", "fixed_width", "coupled")
 """Checks of refusals of a stream that may change together with the size of heads."""
@@ -181,7 +181,8 @@ def _resolved(
         rules.check_width(scene.state, group.size, group.unit_size * units)
         return units
 
-    if request.unit == "heads" and (group.paired or not group.compact):
+    shown = (group.compact and not group.paired) or (group.free and counts_heads(found, group))
+    if request.unit == "heads" and not shown:
         resolved = beside_the_one(scene, found, group, units_of, importance)
         if resolved is None:
             raise Refused(f"nothing shows that {group.tensor} dim {group.dim} is made of heads", "heads")

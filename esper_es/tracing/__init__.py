@@ -20,11 +20,12 @@ from esper_es.tracing.heads import freed, head_size, places_in_heads
 from esper_es.tracing.operation import Operation
 from esper_es.tracing.proof import prove
 from esper_es.tracing.provenance import Trace
+from esper_es.tracing.readings import Reading, counts_heads, readings, readings_beside, weighing
 from esper_es.tracing.roles import Role
 from esper_es.tracing.rule_table import rule
 from esper_es.tracing.slots import TracedTensor
 from esper_es.tracing.tracer import trace
-from esper_es.tracing.wholes import Reading, as_whole, claimed, misread, readings
+from esper_es.tracing.wholes import as_whole, claimed, misread
 
 __all__ = [
     "CallOrder",
@@ -45,6 +46,7 @@ __all__ = [
     "WidthGroup",
     "as_whole",
     "claimed",
+    "counts_heads",
     "freed",
     "group_growth",
     "group_selection",
@@ -54,7 +56,9 @@ __all__ = [
     "places_in_heads",
     "prove",
     "readings",
+    "readings_beside",
     "rule",
     "selection",
     "trace",
+    "weighing",
 ]

@@ -9,7 +9,6 @@ be, ``claimed`` what the trace would have said, and ``misread`` whether the trac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -17,69 +16,46 @@ from attrs import evolve
 
 from esper_es.tracing.groups import Member, WidthGroup
 from esper_es.tracing.provenance import Trace
-from esper_es.tracing.slots import TracedTensor
+from esper_es.tracing.readings import Reading, holds, places
 from esper_es.tracing.union_find import Ids
-
-LEVELS = 2
-"""Modules around a layer that are looked at: an attention, and what holds its projections and its output."""
-
-
-class Reading(NamedTuple):
-    """How to take the channels of a module for one unit.
-
-    Attributes:
-        path: of the module; what is bound to nothing outside of it belongs to the unit.
-        level: how many modules that would do as well lie inside of that.
-        packed: whether parts that stand side by side in one tensor (queries, keys, values) grow each by itself.
-        single: whether dimensions of size 1 belong to it: the column of a table that has one for each head.
-        scaled: whether what scales the channels belongs to it, or is the same for all units: the norm of a head.
-        mixed: whether channels that a norm mixes belong to it, or are a stream beside: what keys are made from.
-    """
-
-    path: str
-    level: int
-    packed: bool
-    single: bool
-    scaled: bool
-    mixed: bool
-
-
-def readings(found: Trace, group: WidthGroup) -> Iterator[Reading]:
-    """Ways to take the channels around a group for one unit, by the modules that hold all of it, innermost first.
-
-    There are none if that holds nothing that products without weights are summed over, as queries are with keys.
-    """
-    path, level = group.tensor, 0
-    while "." in path and level < LEVELS:
-        path = path.rpartition(".")[0]
-        if all(_holds(path, member.tensor, found) for member in group.members):
-            if not level and not any(_holds(path, name, found) for name in _paired(found)):
-                return
-            for packed, single, scaled, mixed in product((True, False), repeat=4):
-                yield Reading(path, level, packed, single, scaled, mixed)
-            level += 1
 
 
 def as_whole(found: Trace, tensor: str, dim: int, reading: Reading) -> WidthGroup | None:
     """Return what would come with another unit like the one that a dimension of a tensor is taken for, if it can be."""
+    if reading.thin:
+        return _of_members(tensor, dim, found, _thin(found, reading.path))
     index, units = found.index, found.relations.units
-    outside = [index.slots(t, d) for t, d in _places(found) if not _holds(reading.path, t.name, found)]
+    outside = [index.slots(t, d) for t, d in places(found) if not holds(reading.path, t.name, found)]
     known, looked_up = _known(found, mixed=reading.mixed), _looked_up(found)
     bound = np.zeros(len(units), dtype=bool)
     bound[units[np.concatenate(outside)] if outside else np.zeros(0, dtype=np.int64)] = True
     members = []
-    for t, d in _places(found):
+    chosen = np.full(len(units), not reading.units)
+    chosen[list(reading.units)] = True
+    for t, d in places(found):
         slots = index.slots(t, d)
         inside = ~bound[units[slots]] & known[units[slots]] & ~looked_up[slots]
+        inside &= chosen[units[slots]] | (len(slots) == 1)
         if inside.any() and (len(slots) > 1 or reading.single):
             fine = found.group_of(t.name, d).member(t.name, d)
             assert fine is not None
             if fine.role == "affine" and not reading.scaled:
                 continue
-            parts = _parts(found, slots) if reading.packed else ()
+            parts = _parts(found, slots, reading.packed) if reading.packed else ()
             positions = np.where(inside, 0, -1)
             members.append(evolve(fine, positions=positions, parts=(*parts, len(slots))))
-    own = index.named(tensor)
+    return _of_members(tensor, dim, found, members)
+
+
+def _thin(found: Trace, path: str) -> list[Member]:
+    """Dimensions of size 1 inside of a module."""
+    places_inside = [(t, d) for t, d in places(found) if t.shape[d] == 1 and holds(path, t.name, found)]
+    fine = (found.group_of(t.name, d).member(t.name, d) for t, d in places_inside)
+    return [evolve(member, parts=(1,)) for member in fine if member is not None]
+
+
+def _of_members(tensor: str, dim: int, found: Trace, members: Sequence[Member]) -> WidthGroup | None:
+    own = found.index.named(tensor)
     target = next((m for m in members if own is not None and (m.tensor, m.dim) == (own.name, dim)), None)
     if target is None or target.covered < len(target.positions):
         return None
@@ -156,7 +132,7 @@ class _Taken(NamedTuple):
 def _places_after(before: Trace, after: Trace, gathers: Mapping[tuple[str, int], Ids]) -> Ids:
     """For each slot where it is afterwards; -1 where that is not said."""
     new = np.full(before.index.size, -1, dtype=np.int64)
-    for tensor, dim in _places(before):
+    for tensor, dim in places(before):
         other = after.index.named(tensor.name)
         if other is None or dim >= len(other.shape):
             continue
@@ -197,22 +173,6 @@ def misread(after: Trace, whole: WidthGroup, expected: Mapping[tuple[str, int], 
             yield f"{member.tensor} dim {member.dim} is not made of such units as {what} was taken for"
 
 
-def _places(found: Trace) -> Iterator[tuple[TracedTensor, int]]:
-    yield from ((found.index.tensors[t], dim) for t, dim in found.index.places)
-
-
-def _holds(path: str, tensor: str, found: Trace) -> bool:
-    """Whether a module has a tensor, and no module beside it has it too."""
-    traced = found.index.named(tensor)
-    return traced is not None and all(name.startswith(f"{path}.") for name in traced.names)
-
-
-def _paired(found: Trace) -> set[str]:
-    """Names of the tensors whose channels are summed over in a product without weights."""
-    places = np.unique(found.index.place_numbers(found.relations.paired)).tolist()
-    return {found.index.tensors[found.index.places[place].tensor].name for place in places}
-
-
 def _slots(found: Trace, member: Member) -> Ids:
     tensor = found.index.named(member.tensor)
     assert tensor is not None
@@ -240,8 +200,11 @@ def _looked_up(found: Trace) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     return read & pinned
 
 
-def _parts(found: Trace, slots: Ids) -> tuple[int, ...]:
-    """Indices before which units begin anew, or units of another kind begin."""
-    units = found.relations.units[slots]
-    kinds = found.kinds(slots)
-    return tuple((np.flatnonzero((np.diff(units) < 0) | (np.diff(kinds) != 0)) + 1).tolist())
+def _parts(found: Trace, slots: Ids, runs: int) -> tuple[int, ...]:
+    """Indices before which units of another kind begin, or units have begun anew so many times."""
+    units, kinds = found.relations.units[slots], found.kinds(slots)
+    changes = np.diff(kinds) != 0
+    begun = (np.diff(units) < 0) | changes
+    since = np.cumsum(begun)
+    in_kind = since - np.maximum.accumulate(np.where(changes, since, 0))
+    return tuple((np.flatnonzero(begun & (in_kind % runs == 0)) + 1).tolist())

@@ -116,6 +116,75 @@ class Normed(nn.Module):
         return left
 
 
+class Block(nn.Module):
+    """Attention and inner layers in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 1
+        self.q, self.k, self.v = (nn.Linear(16, 8) for _ in range(3))
+        self.widen, self.narrow, self.out = nn.Linear(16, 20), nn.Linear(20, 16), nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        mixed = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        left: Tensor = x + self.narrow(self.widen(x).relu())
+        return left
+
+
+class Together(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.first, self.second = nn.Linear(5, 16), Block(), Block()
+        self.leave = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left: Tensor = self.leave(self.second(self.first(self.enter(x))))
+        return left
+
+
+class Rooted(Block):
+    """Nothing is around it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.repeat(1, 1, 4)[..., :16])
+
+
+def phi3() -> nn.Module:
+    """All heads of queries share one of keys and values, in one packed weight; all layers count them by one number."""
+    return transformers.Phi3ForCausalLM(
+        transformers.Phi3Config(**SHARED, intermediate_size=40, pad_token_id=0)
+    )
+
+
+def xlnet() -> nn.Module:
+    """Weights have a dimension for heads and another for their channels; one head has only the latter to show."""
+    config = transformers.XLNetConfig(vocab_size=97, d_model=16, n_layer=2, n_head=1, d_inner=24)
+    return transformers.XLNetForSequenceClassification(config)
+
+
+class Grouped(nn.Module):
+    """Norms of one group, on a stream and beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm = nn.Linear(5, 8), nn.GroupNorm(1, 8)
+        self.inner, self.last, self.leave = nn.Linear(8, 8), nn.GroupNorm(1, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        x = x + self.inner(self.normed(self.norm, x).relu())
+        left: Tensor = self.leave(self.normed(self.last, x))
+        return left
+
+    def normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+        result: Tensor = norm(x.transpose(1, 2)).transpose(1, 2)
+        return result
+
+
 class Weighing(nn.Module):
     """torch's attention, which averages weights over its heads for nobody."""
 
@@ -141,6 +210,10 @@ def _model(build: Callable[[], nn.Module], inputs: Callable[[], Mapping[str, Ten
 
 def _tokens() -> Mapping[str, Tensor]:
     return {"input_ids": torch.randint(2, 97, (2, 6))}
+
+
+def _segments() -> Mapping[str, Tensor]:
+    return {**_tokens(), "token_type_ids": torch.tensor([[0, 0, 1, 1, 1, 2]] * 2)}
 
 
 def _images(size: int) -> Mapping[str, Tensor]:
@@ -169,6 +242,7 @@ WEIGHING = _model(Weighing, _sequences)
 GPT2 = Lone(_model(gpt2, _tokens), "transformer.h.0.attn.c_attn")
 LLAMA = Lone(_model(llama, _tokens), "model.layers.0.self_attn.q_proj")
 SHARED_KEYS = Lone(_model(shared, _tokens), "model.layers.0.self_attn.k_proj")
+TOGETHER = Lone(_model(Together, _sequences), "first.q")
 HEADS = [
     GPT2,
     LLAMA,
@@ -181,6 +255,12 @@ HEADS = [
     Lone(_model(pvt, lambda: _images(16)), "pvt.encoder.block.0.0.attention.self.query"),
     Lone(_model(Torch, _sequences), "encoder.layers.0.self_attn.in_proj_weight", 0),
     Lone(_model(Normed, _sequences), "attend.q", "out", 4e-7),
+    TOGETHER,
+    Lone(TOGETHER.model, "second.v"),
+    Lone(_model(Rooted, _sequences), "q"),
+    Lone(_model(phi3, _tokens), "model.layers.0.self_attn.qkv_proj"),
+    Lone(_model(xlnet, _segments), "transformer.layer.0.rel_attn.q", 1),
+    Lone(_model(Grouped, _sequences), "enter"),
 ]
 
 
@@ -360,6 +440,14 @@ def plain(heads: int) -> nn.Module:
 def test_pairs_of_channels_are_no_heads(engine: Engine) -> None:
     run = engine.attach(InPairs(), "model", torch.randn(2, 6, 5), blueprint="tests/lone/in-pairs")
     result = run.surgeon.modify_layer_width(layer_name="q", new_width=2, unit="heads")
+    assert result.success, result.error
+    assert (run.model.heads, run.model.q.out_features, run.model.frequencies.numel()) == (2, 16, 4)
+
+
+def test_an_inner_width_is_not_a_part_of_the_head_beside_it(engine: Engine) -> None:
+    result = TOGETHER.model.attached(engine).surgeon.modify_layer_width(
+        layer_name="first.widen", new_width=2, unit="heads"
+    )
     assert (result.success, result.check) == (False, "heads")
 
 

@@ -68,9 +68,12 @@ def layer_norm(module: Any, changes: Changes) -> WidthRepair:
 
 @width_adapter(nn.GroupNorm)
 def group_norm(module: Any, changes: Changes) -> WidthRepair:
+    """The channels of one group alone are units by themselves, unless they were asked for as one."""
     change = next(iter(changes.values()))
     attributes: dict[str, Json] = {"num_channels": change.new}
-    if module.num_groups > 1:
+    if module.num_groups == 1 and change.old_units == 1 < change.old:
+        attributes["num_groups"] = change.new_units
+    elif module.num_groups > 1:
         attributes["num_groups"] = int(module.num_groups) * change.new // change.old
     return WidthRepair(attributes)
 

@@ -158,7 +158,8 @@ def _outputs_of_one(
             if r.member.role == "consumer":
                 tensor = tensor_at(scene.shadow, r.member.tensor)
                 before.append((tensor, tensor.data))
-                tensor.data = _read_anew(tensor.detach(), r, narrowed, generator)
+                beside = [o for o in resizings if o.member.tensor == r.member.tensor and o is not r]
+                tensor.data = _read_anew(tensor.detach(), r, beside if narrowed else None, generator)
         return observe(scene.shadow, scene.examples).outputs
     finally:
         for tensor, data in before:
@@ -166,17 +167,30 @@ def _outputs_of_one(
 
 
 def _read_anew(
-    tensor: torch.Tensor, resizing: Resizing, narrowed: bool, generator: torch.Generator | None
+    tensor: torch.Tensor,
+    resizing: Resizing,
+    narrowed: Sequence[Resizing] | None,
+    generator: torch.Generator | None,
 ) -> torch.Tensor:
+    """A tensor with other entries along one dimension.
+
+    Args:
+        narrowed: what else is narrowed in a tensor that is narrowed already; None where it is not. The same is drawn.
+    """
     dim, old = resizing.member.dim, np.array(list(resizing.gather), dtype=np.int64)
     kept = np.flatnonzero(resizing.member.positions[old] >= 0)
-    group = kept if narrowed else np.flatnonzero(resizing.member.positions >= 0)
-    staying = torch.from_numpy(kept if narrowed else old[kept]).to(tensor.device)
+    whole = narrowed is None
+    group = np.flatnonzero(resizing.member.positions >= 0) if whole else kept
+    staying = torch.from_numpy(old[kept] if whole else kept).to(tensor.device)
     result = tensor.index_fill(dim, torch.from_numpy(group).to(tensor.device), 0)
     if generator is None:
         return result
-    shape = (*tensor.shape[:dim], len(kept), *tensor.shape[dim + 1 :])
+    shape = [*tensor.shape[:dim], len(kept), *tensor.shape[dim + 1 :]]
+    for other in narrowed or ():
+        shape[other.member.dim] = other.old_size
     drawn = torch.randn(shape, generator=generator) / len(kept) ** 0.5
+    for other in narrowed or ():
+        drawn = drawn.index_select(other.member.dim, torch.tensor(list(other.gather)))
     return result.index_copy(dim, staying, drawn.to(result))
 
 
