@@ -66,7 +66,12 @@ def options(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Option, ...
         resizings: what changes.
     """
     near = changes_by_module(root, resizings)
-    everything = sorted({count for r in resizings for count in _counts(r)})
+    by_sizes: dict[tuple[int, int], set[_Count]] = {}
+    groups = {id(r.group): r.group for r in resizings}
+    compound = {key: _is_compound(group) for key, group in groups.items()}
+    for r in resizings:
+        by_sizes.setdefault((r.old_size, r.new_size), set()).update(_counts(r, compound[id(r.group)]))
+    everything = sorted(set().union(*by_sizes.values()))
     found: dict[tuple[bool, str, str, str], list[tuple[bool, SetAttribute]]] = {}
     for path, module in root.named_modules():
         if not any(map(_is_numeric, vars(module).values())):
@@ -75,7 +80,8 @@ def options(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Option, ...
             continue
         changes = near.get(path)
         cls = original_class(module).__qualname__
-        local = set() if changes is None else set(_local_counts(resizings, changes))
+        sizes = {(change.old, change.new) for change in (changes or {}).values()}
+        local = set().union(*(by_sizes.get(size, ()) for size in sizes))
         for count in everything:
             for name, number, value in _replacements(module, count):
                 sure = changes is not None and count in local and _sure(module, name, count, changes)
@@ -160,7 +166,12 @@ def _is_integers(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) <= 16 and all(type(v) is int for v in value)
 
 
-def _counts(resizing: Resizing) -> Iterator[_Count]:
+def _is_compound(group: WidthGroup) -> bool:
+    """Whether a unit has several channels somewhere."""
+    return any(member.covered > group.units for member in group.members)
+
+
+def _counts(resizing: Resizing, compound: bool) -> Iterator[_Count]:
     """All that can be counted about one dimension: its size, the part of the group, one run of units, the units."""
     group, positions = resizing.group, resizing.member.positions
     inside = positions[positions >= 0]
@@ -175,7 +186,6 @@ def _counts(resizing: Resizing) -> Iterator[_Count]:
     sizes = [(resizing.old_size, resizing.new_size), (len(inside), len(inside) + grown)]
     if grown % runs == 0 and len(inside) % runs == 0:
         sizes.append((len(inside) // runs, (len(inside) + grown) // runs))
-    compound = any(member.covered > group.units for member in group.members)
     yield from (_Count(old, new) for old, new in sizes if not (compound and old == group.units))
     if group.whole or (compound and group.units > 1):
         for several in _several(group):
@@ -190,14 +200,7 @@ def _several(group: WidthGroup) -> list[int]:
 
 def counted(resizing: Resizing) -> Iterator[tuple[int, int]]:
     """Yield the old and new values of all that can be counted about one dimension."""
-    yield from ((count.old, count.new) for count in _counts(resizing))
-
-
-def _local_counts(resizings: Iterable[Resizing], changes: Mapping[LocalDim, SizeChange]) -> Iterator[_Count]:
-    sizes = {(change.old, change.new) for change in changes.values()}
-    for resizing in resizings:
-        if (resizing.old_size, resizing.new_size) in sizes:
-            yield from _counts(resizing)
+    yield from ((count.old, count.new) for count in _counts(resizing, _is_compound(resizing.group)))
 
 
 def _replaced(value: Any, count: _Count) -> Iterator[Json]:

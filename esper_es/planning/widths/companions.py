@@ -47,7 +47,9 @@ def families(found: Trace, resizings: Sequence[Resizing], *, beside: bool = Fals
         resizings: what changes.
         beside: whether groups may lie in one dimension side by side.
     """
-    sizes = sorted({size for r in resizings for size in _sizes(r)})
+    groups = {id(r.group): r.group for r in resizings}
+    compound = {key: any(min(_lengths(m)) > g.units for m in g.members) for key, g in groups.items()}
+    sizes = sorted({size for r in resizings for size in _sizes(r, compound[id(r.group)])})
     taken = {place for r in resizings for m in r.group.members for place in _places(m, beside)}
     known: dict[tuple[tuple[int, int, int], str], list[Target]] = {}
     for group in found.width_groups:
@@ -77,10 +79,9 @@ def together(found: Sequence[Family]) -> Iterator[tuple[Target, ...]]:
         yield family.targets
 
 
-def _sizes(resizing: Resizing) -> Iterator[tuple[int, int]]:
+def _sizes(resizing: Resizing, compound: bool) -> Iterator[tuple[int, int]]:
     """Old and new number of all channels, and of those in one run; but not of units that have several channels."""
     group = resizing.group
-    compound = any(min(_lengths(member)) > group.units for member in group.members)
     for old in _lengths(resizing.member):
         if old % group.units == 0 and not (compound and old == group.units):
             yield old, old // group.units * resizing.units
