@@ -10,8 +10,9 @@ from esper_es.domain.surgery_commands import modify_layer_width
 from esper_es.planning.heads.plan import plan_head_size, plan_of
 from esper_es.planning.heads.planner import with_stream
 from esper_es.planning.heads.targets import sides_of
+from esper_es.planning.resizing import gathers
 from esper_es.planning.scene import Plan, Scene
-from esper_es.planning.widths.change import Resolved, looked_at, resolve, runs
+from esper_es.planning.widths.change import Resolved, looked_at, resolve, runs, solved_together
 from esper_es.planning.widths.companions import Target
 from esper_es.planning.widths.config_update import config_update
 from esper_es.planning.widths.gradmax import Loss
@@ -97,7 +98,8 @@ def _planned(
     change, proof, attributes = resolved.change, resolved.proof, resolved.attributes
     changed = {id(r.group): r.group for r in change.resizings}
     unreached.require_none([other for other in changed.values() if other is not group], layer_name)
-    group, units = change.resizings[0].group, change.resizings[0].units
+    width = _width(resolved, group)
+    first = change.resizings[0]
     done = initialized(scene, initialization, change.resizings, attributes, loss)
     edits = (*done.filled.edits, *attributes)
     edits = (*edits, *kept_norms(scene, edits, done.filled.tensors))
@@ -108,8 +110,8 @@ def _planned(
         details={
             "layer_name": layer_name,
             "old_width": group.size,
-            "new_width": group.unit_size * units,
-            "units": (group.units, units),
+            "new_width": width,
+            "units": (first.group.units, first.units),
             "initialization": initialization,
             "method": done.method,
             "resized": sorted({resizing.member.tensor for resizing in change.resizings}),
@@ -130,11 +132,11 @@ def _planned(
             modify_layer_width,
             layer_name=layer_name,
             old_width=group.size,
-            new_width=group.unit_size * units,
+            new_width=width,
             initialization=initialization,
             kept_units=change.kept,
             dimension=group.dim,
-            units=(group.units, units),
+            units=(first.group.units, first.units),
             method=done.method,
         ),
     )
@@ -197,7 +199,46 @@ def _resolved(
         raise
     if target.units == 1 and group.reduced_by:
         return _down_to_one(scene, found, target, importance)
-    return resolve(scene, found, target, importance)
+    resolved = resolve(scene, found, target, importance)
+    if request.unit != "channels" or group.families == 1 or _width(resolved, group) == request.width:
+        return resolved
+    return _in_equal_parts(scene, found, request, group, importance, _width(resolved, group))
+
+
+def _width(resolved: Resolved, group: WidthGroup) -> int:
+    """How wide a dimension is afterwards, whatever of it changes."""
+    return len(gathers(resolved.change.resizings)[group.tensor, group.dim])
+
+
+def _in_equal_parts(
+    scene: Scene,
+    found: Trace,
+    request: WidthRequest,
+    group: WidthGroup,
+    importance: Importance,
+    possible: int,
+) -> Resolved:
+    """Change all parts of a dimension by as many channels, where the model's own code ties them to one another.
+
+    Raises:
+        Refused: if they can't make up the width, with the one that would come of it.
+    """
+    parts = [
+        (part, member.covered // part.units)
+        for part in found.width_groups
+        if part.free and part.families == 1 and (member := part.member(group.tensor, group.dim))
+    ]
+    by, rest = divmod(request.width - group.size, len(parts) or 1)
+    targets = [Target(part, part.units + by // size) for part, size in parts if by % size == 0]
+    if not rest and len(targets) == len(parts) and all(target.units > 0 for target in targets):
+        resolved = solved_together(scene, found, targets, importance)
+        if resolved is not None and _width(resolved, group) == request.width:
+            return resolved
+    raise Refused(
+        f"the model's own code ties the parts of {group.tensor} dim {group.dim} to one another: it can't be "
+        f"{request.width} wide; {possible} can be",
+        "width_unit",
+    )
 
 
 def _down_to_one(scene: Scene, found: Trace, target: Target, importance: Importance) -> Resolved:

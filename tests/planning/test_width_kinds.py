@@ -80,3 +80,31 @@ def test_new_units_of_the_last_kind_learn() -> None:
 
 def test_a_kind_that_stands_in_two_places_grows_in_neither() -> None:
     assert not widened(Around(), 9).success
+
+
+class Halves(Parts):
+    """Cuts in the middle, wherever that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        return y.tensor_split(2, 1)
+
+
+def test_the_width_that_is_told_is_that_of_all_parts() -> None:
+    assert widened(Parts(), 9).details["new_width"] == 9
+
+
+def test_parts_that_the_code_keeps_equal_make_up_the_width_that_was_asked_for() -> None:
+    model = Halves()
+    result = widened(model, 8)
+    assert result.success, result.error
+    assert (model.both.out_features, model.left.in_features, model.right.in_features) == (8, 4, 4)
+
+
+def test_a_width_that_equal_parts_can_not_make_up_is_refused_with_one_that_they_can() -> None:
+    result = widened(Halves(), 7)
+    assert (result.success, result.check) == (False, "width_unit")
+    assert "8 can be" in (result.error or "")

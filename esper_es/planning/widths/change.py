@@ -67,7 +67,7 @@ def resolve(scene: Scene, found: Trace, target: Target, importance: Importance) 
     beside = families(found, first.resizings, beside=True)
     for tried in (alike, beside) if beside != alike else (alike,):
         for others in together(tried):
-            wider = _together(scene, found, (target, *others), importance)
+            wider = solved_together(scene, found, (target, *others), importance)
             if wider is not None:
                 return _fewest(scene, found, target, tried, importance, wider)
     _explain_step(scene, found, target, beside, importance)
@@ -89,7 +89,7 @@ def solved_for(scene: Scene, found: Trace, change: Change) -> Resolved:
     return Resolved(change, proof, attributes)
 
 
-def _together(
+def solved_together(
     scene: Scene, found: Trace, targets: Sequence[Target], importance: Importance
 ) -> Resolved | None:
     """Change several groups at once; None where the proof forbids it."""
@@ -114,7 +114,7 @@ def _fewest(
     for family in kept[:] if len(kept) > 1 else ():
         fewer = [other for other in kept if other is not family]
         targets = (target, *(t for other in fewer for t in other.targets))
-        solved = _together(scene, found, targets, importance)
+        solved = solved_together(scene, found, targets, importance)
         if solved is not None:
             kept, enough = fewer, solved
     return enough
@@ -152,7 +152,7 @@ def _explain_step(
 def _possible(scene: Scene, found: Trace, target: Target, importance: Importance) -> bool:
     change = change_of(scene, found, (target,), importance)
     return any(
-        _together(scene, found, (target, *others), importance) is not None
+        solved_together(scene, found, (target, *others), importance) is not None
         for beside in (False, True)
         for others in together(families(found, change.resizings, beside=beside))
     )
