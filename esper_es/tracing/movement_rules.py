@@ -13,12 +13,14 @@ from esper_es.tracing.shadow import (
     NOBODY,
     Block,
     Shadow,
+    collapsed,
     constant_over,
     picked,
     relocated,
     reshape_blocks,
     reshaped,
     selected,
+    spread,
     with_dim,
     without_dim,
 )
@@ -81,7 +83,8 @@ def view_as_real(op: Operation) -> None:
 
 @rule(aten.view_as_complex, *existing(aten, "view_as_complex_copy"))
 def view_as_complex(op: Operation) -> None:
-    """Pairs along the last dimension become one number: the two channels of a pair come and go together."""
+    """Pairs along the last dimension become one number: the two channels of a pair are one, as those are that rotary
+    positions turn together without complex numbers."""
     last = op.input.ndim - 1
     kept = []
     for shadow in op.shadows(op.input):
@@ -89,7 +92,8 @@ def view_as_complex(op: Operation) -> None:
         if len(rest) == len(shadow.dims):
             kept.append(shadow)
         elif rest:
-            kept.append(Shadow(rest, op.collapse(shadow, rest)))
+            kept.append(Shadow(rest, collapsed(shadow, rest)))
+            op.same(spread(kept[-1].ids, shadow, rest), shadow.ids)
         else:
             op.pin(shadow.ids, "are the two parts of one number in")
     op.carry(op.result, kept)
