@@ -16,7 +16,7 @@ from esper_es.tracing.explanation import Explanation
 from esper_es.tracing.frames import Frame, Frames
 from esper_es.tracing.groups import Member, Pin, Reduction, WidthGroup
 from esper_es.tracing.growth import Growth, Refusal, group_growth, group_selection, growth, selection
-from esper_es.tracing.heads import freed, head_size, places_in_heads
+from esper_es.tracing.heads import freed, head_size, places_in_heads, reads, sides_of_heads
 from esper_es.tracing.operation import Operation
 from esper_es.tracing.proof import prove
 from esper_es.tracing.provenance import Trace
@@ -57,8 +57,10 @@ __all__ = [
     "prove",
     "readings",
     "readings_beside",
+    "reads",
     "rule",
     "selection",
+    "sides_of_heads",
     "trace",
     "weighing",
 ]

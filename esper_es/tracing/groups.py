@@ -63,7 +63,8 @@ class WidthGroup:
     that a product without weights is summed over the units, as over the states of a state space model.
 
     Where the units are not heads but places inside of each head (see ``heads``), ``head_size`` is the number of
-    channels of one head and ``per_head`` how many of them one unit takes; both are 0 elsewhere.
+    channels of one head and ``per_head`` how many of them one unit takes; both are 0 elsewhere. ``met`` says how
+    many channels the products without weights are summed over that all of these are in, as queries and keys are.
     """
 
     tensor: str
@@ -78,6 +79,7 @@ class WidthGroup:
     paired: bool
     head_size: int = 0
     per_head: int = 0
+    met: frozenset[int] = frozenset()
 
     @property
     def free(self) -> bool:

@@ -8,7 +8,8 @@ positions turn channels in pairs it is the partner of another row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from math import gcd
 from typing import NamedTuple
 
@@ -47,15 +48,72 @@ def places_in_heads(found: Trace, group: WidthGroup) -> tuple[WidthGroup, ...]:
     return tuple(_sized(found, group, kind, heads) for kind in kinds)
 
 
+def sides_of_heads(found: Trace, group: WidthGroup) -> tuple[tuple[WidthGroup, ...], ...]:
+    """Return the kinds of places of queries and keys, and those of values, in the heads that the units of a group are.
+
+    Kinds are of one head where they lie side by side in a dimension; a unit may have several, as those of a local and
+    of a global attention. What the trace does not show is left out: queries that meet no keys in sight, units that make
+    more channels than they read, as those of a state space model do. There are no values where
+    nothing beside them meets anything, or goes out of sight: the filters of a grouped convolution are none.
+    """
+    every = places_in_heads(found, group)
+    kinds = [kind for kind in every if kind.head_size > 1 or _lies_beside(kind, every)]
+    weighed = _side_by_side([kind for kind in kinds if not reads(kind)])
+    values = _side_by_side([kind for kind in kinds if reads(kind)])
+    shown = [side for side in weighed if all(_size(side) in kind.met for kind in side)]
+    if any(kind.met for side in weighed for kind in side) or (weighed and group.pins):
+        shown += [side for side in values if all(_arrive(kind) for kind in side)]
+    return tuple(side for side in shown if _size(side) > 1)
+
+
 def head_size(found: Trace, group: WidthGroup) -> int:
-    """Return how many channels each head has, of those in the dimension that a group is named by; 0 where it has none.
+    """Return how many channels each head has, of those in the dimension that a group is named by; 0 where it has none,
+    or the trace does not show it.
 
     Where it has some of queries and keys, and others of values, it is the size of the former.
     """
-    kinds = [kind for kind in places_in_heads(found, group) if kind.member(group.tensor, group.dim)]
-    paired = [kind for kind in kinds if all(member.role != "consumer" for member in kind.members)]
-    size = sum(kind.head_size for kind in paired or kinds)
-    return size if size > 1 else 0
+    place = (group.tensor, group.dim)
+    sizes = [
+        _size(side) for side in sides_of_heads(found, group) if any(kind.member(*place) for kind in side)
+    ]
+    return sizes[0] if sizes else 0
+
+
+def reads(kind: WidthGroup) -> bool:
+    """Whether channels of these places are those of values, which a layer reads: queries and keys may be read too, as
+    by a table of relative positions, but meet one another."""
+    return not kind.met and any(member.role == "consumer" for member in kind.members)
+
+
+def _size(side: Sequence[WidthGroup]) -> int:
+    return sum(kind.head_size for kind in side)
+
+
+def _side_by_side(kinds: Iterable[WidthGroup]) -> list[tuple[WidthGroup, ...]]:
+    """Kinds that lie in one dimension of a tensor, or are joined by others that do."""
+    sides: list[tuple[WidthGroup, ...]] = []
+    for kind in kinds:
+        joined = [side for side in sides if any(_dims(kind) & _dims(other) for other in side)]
+        sides = [side for side in sides if side not in joined]
+        sides.append((*chain(*joined), kind))
+    return sides
+
+
+def _lies_beside(one: WidthGroup, kinds: Sequence[WidthGroup]) -> bool:
+    """Whether a single channel of queries and keys is part of a head, and not what stands for all of it."""
+    others = (kind for kind in kinds if kind is not one and kind.met)
+    return bool(one.met) and any(_dims(kind) == _dims(one) for kind in others)
+
+
+def _dims(kind: WidthGroup) -> set[Place]:
+    return {(member.tensor, member.dim) for member in kind.members}
+
+
+def _arrive(kind: WidthGroup) -> bool:
+    """Whether each channel of values that is made is read, once or by several heads."""
+    made = [member.covered for member in kind.members if member.role == "producer"]
+    read = [member.covered for member in kind.members if member.role == "consumer"]
+    return not made or all(count % min(made) == 0 and count >= max(made) for count in read)
 
 
 def _standing(found: Trace, group: WidthGroup, member: Member) -> Ids:
@@ -134,16 +192,18 @@ def _around(group: WidthGroup) -> str:
 
 
 class _Kind(NamedTuple):
-    """Places that touch the same tensors equally often: ordinals over dimensions, -1 outside."""
+    """Places that touch the same tensors equally often: ordinals over dimensions, -1 outside; ``met`` as in
+    ``WidthGroup``."""
 
     places: int
     positions: Mapping[Place, Ids]
     slots: Ids
+    met: frozenset[int]
 
 
 def _kinds(found: Trace, slots: Ids, labels: Ids) -> Iterator[_Kind]:
     """Kinds of places, by their first slots."""
-    index = found.index
+    index, met = found.index, tuple(_met(found))
     _, at, ordinal = np.unique(labels, return_index=True, return_inverse=True)
     numbers = index.place_numbers(slots)
     used, column = np.unique(numbers, return_inverse=True)
@@ -162,6 +222,7 @@ def _kinds(found: Trace, slots: Ids, labels: Ids) -> Iterator[_Kind]:
         rank[classes[np.argsort(at[classes], kind="stable")]] = np.arange(len(classes))
         own = rank[ordinal] >= 0
         positions: dict[Place, Ids] = {}
+        weights: list[Ids] = []
         for number in np.unique(numbers[own]).tolist():
             t, dim = index.places[number]
             tensor = index.tensors[t]
@@ -170,7 +231,26 @@ def _kinds(found: Trace, slots: Ids, labels: Ids) -> Iterator[_Kind]:
             where[slots[here] - int(index.starts[number])] = rank[ordinal[here]]
             where.setflags(write=False)
             positions[tensor.name, dim] = where
-        yield _Kind(len(classes), positions, slots[own])
+            if _is_weight(found, (tensor.name, dim)):
+                weights.append(slots[here])
+        sizes = frozenset(size for flags, size in met if _are_met(weights, flags))
+        yield _Kind(len(classes), positions, slots[own], sizes)
+
+
+def _are_met(weights: Iterable[Ids], flags: NDArray[np.bool_]) -> bool:
+    """Whether all that is made of some channels is flagged, of those dimensions that hold any that are."""
+    reached = [slots for slots in weights if flags[slots].any()]
+    return bool(reached) and all(flags[slots].all() for slots in reached)
+
+
+def _met(found: Trace) -> Iterator[tuple[NDArray[np.bool_], int]]:
+    """For every number of channels that products without weights are summed over: which slots are among these, they or
+    what is the same."""
+    same = found.relations.same
+    for ids, size in found.relations.met:
+        flags = np.zeros(found.index.size, dtype=bool)
+        flags[same[ids]] = True
+        yield flags[same], size
 
 
 def _splits(counts: Ids) -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -188,6 +268,8 @@ def _splits(counts: Ids) -> Iterator[tuple[int, NDArray[np.bool_]]]:
 def _heads_per_unit(found: Trace, group: WidthGroup, kinds: Sequence[_Kind]) -> int:
     """How many heads of queries one unit has: as often as it reads a head of values."""
     for kind in kinds:
+        if kind.met:
+            continue
         read = [_count(group, kind, p) for p in kind.positions if _role(found, p) == "consumer"]
         made = [_count(group, kind, p) for p in kind.positions if _is_weight(found, p)]
         inside = any(_inside(group, kind, p) for p in kind.positions if _is_weight(found, p))
@@ -198,9 +280,8 @@ def _heads_per_unit(found: Trace, group: WidthGroup, kinds: Sequence[_Kind]) -> 
 
 def _sized(found: Trace, group: WidthGroup, kind: _Kind, heads: int) -> WidthGroup:
     made = [_count(group, kind, place) for place in kind.positions if _is_weight(found, place)]
-    read = any(_role(found, place) == "consumer" for place in kind.positions)
     per_head = gcd(*made) if made else 1
-    if len(made) == 1 and not read and made[0] % (heads + 1) == 0:
+    if len(made) == 1 and kind.met and made[0] % (heads + 1) == 0:
         per_head = made[0] // (heads + 1)
     target = next(iter(kind.positions))
     return WidthGroup(
@@ -216,6 +297,7 @@ def _sized(found: Trace, group: WidthGroup, kind: _Kind, heads: int) -> WidthGro
         paired=bool(np.isin(found.relations.paired, kind.slots).any()),
         head_size=kind.places * per_head,
         per_head=per_head,
+        met=kind.met,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from esper_es.tracing.meeting_events import (
     Collapsed,
     Event,
     Meeting,
+    Met,
     Outcome,
     Pinned,
     Read,
@@ -159,6 +161,7 @@ def _meeting(operands: tuple[_Form, ...], result: tuple[Label, ...]) -> Meeting:
     placed = _without_private(operands, placed, set(result), events)
     _meet_repetitions(placed, set(result), events)
     events += _relations(placed, [o.origin for o in operands])
+    events += _summed_together(operands, placed, set(result))
     outcomes = _surviving(operands, placed, {label: dim for dim, label in enumerate(result)}, events)
     return Meeting(tuple(events), tuple(outcomes))
 
@@ -295,6 +298,18 @@ def _paired(operands: Sequence[_Form], each: _Placed) -> bool:
     """Whether channels are summed over together with others that are no weights either."""
     meeting = [o.origin for o in operands if set(each.labels) <= set(o.labels)]
     return len(meeting) > 1 and Origin.WEIGHT not in meeting
+
+
+def _summed_together(
+    operands: Sequence[_Form], placed: Sequence[_Placed], result: set[Label]
+) -> Iterator[Event]:
+    """Channels that are summed over with those of another operand."""
+    own = [p for p in placed if operands[p.operand].origin is not Origin.WEIGHT and not p.nameless]
+    for each in own:
+        lost = set(each.labels) - result
+        if lost and any(lost & set(other.labels) for other in own if other.operand != each.operand):
+            form = operands[each.operand]
+            yield Met(each.number, prod(form.sizes[form.labels.index(label)] for label in lost))
 
 
 def _surviving(

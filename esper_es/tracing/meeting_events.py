@@ -37,6 +37,16 @@ class Read(NamedTuple):
         op.read(shadows[self.number].ids, self.paired)
 
 
+class Met(NamedTuple):
+    """Summed over with channels of the other factor, so many at a time; neither is a weight."""
+
+    number: int
+    size: int
+
+    def happen(self, op: Operation, shadows: Sequence[Shadow]) -> None:
+        op.meet(shadows[self.number].ids, self.size)
+
+
 class Same(NamedTuple):
     """Two shadows on the same labels; ``order`` are the right one's axes in the order of the left one's."""
 
@@ -92,7 +102,7 @@ class Outcome(NamedTuple):
         return relocated(Shadow(axes, ids), dict(zip(axes, self.dims, strict=True)))
 
 
-Event = Pinned | Collapsed | Read | Same | Bundled | Shared
+Event = Pinned | Collapsed | Read | Met | Same | Bundled | Shared
 
 
 class Meeting(NamedTuple):

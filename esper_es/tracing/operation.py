@@ -164,6 +164,10 @@ class Operation:
         """The channels are summed over, each with its own weight, or ``paired`` with others: here they arrive."""
         self._relations.read(ids, paired)
 
+    def meet(self, ids: Ids, size: int) -> None:
+        """The channels are summed over with others, none of them held by a weight, so many at a time."""
+        self._relations.meet(ids, size)
+
     def reduce(self, ids: Ids) -> None:
         self._relations.reduce(ids, self.site)
 

@@ -33,7 +33,8 @@ class Settled(NamedTuple):
     """All relations at the end of a trace, as flat arrays over slots.
 
     ``same[s]`` and ``units[s]`` are the smallest slot of the class of ``s``: one channel, and everything that
-    comes and goes with it. ``paired`` are slots that a product of other things than weights was summed over. ``shares``
+    comes and goes with it. ``paired`` are slots that a product of other things than weights was summed over. ``met``
+    lists (slots of either factor of a product that no weight was in, how many each sum was over). ``shares``
     lists (channels that several units have in common, what of these each of them meets); see ``Relations.share``. The
     other three list (slots, what was observed about them).
     """
@@ -41,6 +42,7 @@ class Settled(NamedTuple):
     same: Ids
     units: Ids
     paired: Ids
+    met: tuple[tuple[Ids, int], ...]
     shares: tuple[tuple[Ids, Ids], ...]
     pins: tuple[tuple[Ids, Cause], ...]
     reductions: tuple[tuple[Ids, Site], ...]
@@ -63,6 +65,7 @@ class Relations:
         self._roles: dict[tuple[Role, str], list[Ids]] = {}
         self._read: list[Ids] = []
         self._paired: list[Ids] = []
+        self._met: dict[int, list[Ids]] = {}
         self._pinned = np.zeros(slots + 1, dtype=bool)
         self._pinned[NOBODY] = True
 
@@ -127,6 +130,10 @@ class Relations:
         if paired:
             self._paired.append(self._in_tensors(ids))
 
+    def meet(self, ids: Ids, size: int) -> None:
+        """A product was summed over these channels and others, none of which a weight holds, ``size`` at a time."""
+        self._met.setdefault(size, []).append(self._in_tensors(ids))
+
     def play(self, ids: Ids, role: Role, module: str) -> None:
         self._roles.setdefault((role, module), []).append(self._in_tensors(ids))
 
@@ -150,6 +157,7 @@ class Relations:
             same=same,
             units=units,
             paired=_known(self._paired),
+            met=tuple((_known(parts), size) for size, parts in self._met.items()),
             shares=tuple((few, many) for few, many, _ in self._shares),
             pins=tuple(_observed(self._pins)),
             reductions=tuple(_observed(self._reductions)),

@@ -77,6 +77,51 @@ GPT2_OF_ONE = _of(
     eos_token_id=1,
 )
 BLOOM = _of("bloom", "BloomForCausalLM", "BloomConfig", **COMMON, **TOKENS)
+MLA = {"q_lora_rank": 12, "kv_lora_rank": 10, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6}
+EXPERTS = {
+    "moe_intermediate_size": 12,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+}
+DEEPSEEK = _of("deepseek", "DeepseekV3ForCausalLM", "DeepseekV3Config", **SMALL, **MLA, **EXPERTS)
+LLAMA4 = _of(
+    "llama4",
+    "Llama4ForCausalLM",
+    "Llama4TextConfig",
+    **GROUPED,
+    head_dim=8,
+    intermediate_size_mlp=40,
+    num_local_experts=2,
+    interleave_moe_layer_step=2,
+    no_rope_layers=[1, 0],
+)
+FUNNEL_SIZES = {
+    "vocab_size": 97,
+    "block_sizes": [1, 1],
+    "d_model": 32,
+    "n_head": 4,
+    "d_head": 8,
+    "d_inner": 40,
+}
+FUNNEL = _of("funnel", "FunnelModel", "FunnelConfig", **FUNNEL_SIZES)
+
+
+def longformer() -> nn.Module:
+    config = transformers.LongformerConfig(**SMALL, attention_window=4, max_position_embeddings=40)
+    made: nn.Module = transformers.LongformerModel(config).train()
+    return made
+
+
+LONGFORMER = _transformer(
+    "longformer",
+    longformer,
+    lambda: {
+        "input_ids": torch.randint(2, 97, (2, 8)),
+        "global_attention_mask": torch.tensor([[1] + [0] * 7] * 2),
+    },
+)
 
 
 def whisper() -> nn.Module:
@@ -134,3 +179,19 @@ class Attention(nn.Module):
 FREE = _transformer("free", Attention, lambda: {"x": torch.randn(2, 5, 12)})
 NORMED = _transformer("free-normed", partial(Attention, normed=True), lambda: {"x": torch.randn(2, 5, 12)})
 ONE_POSITION = _transformer("one-position", Attention, lambda: {"x": torch.randn(2, 1, 12)})
+
+
+class GroupedFilters(nn.Module):
+    """A grouped convolution, whose groups are as heads are, but for what they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.grouped = nn.Conv1d(5, 12, 1), nn.Conv1d(12, 12, 3, groups=4)
+        self.leave = nn.Conv1d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left: Tensor = self.leave(torch.relu(self.grouped(torch.relu(self.enter(x)))))
+        return left
+
+
+GROUPED_FILTERS = _transformer("grouped", GroupedFilters, lambda: {"x": torch.randn(2, 5, 8)})

@@ -21,13 +21,13 @@ from torch import nn
 from esper_es.domain.edits import Edit, Fill, ScaleSlice
 from esper_es.domain.index_map import IndexMap
 from esper_es.planning.heads.rotary_tables import continued
-from esper_es.planning.heads.targets import HeadTarget, reads, without_numbers
+from esper_es.planning.heads.targets import HeadTarget, without_numbers
 from esper_es.planning.resizing import Resizing, gathers
 from esper_es.planning.widths.fills import GIVEN, Filled, Slot, drawn, fans, neutral
 from esper_es.planning.widths.streams import Stream, renormed
 from esper_es.projections.live.initializers import derived_slice
 from esper_es.projections.live.names import tensor_at
-from esper_es.tracing import Member, WidthGroup
+from esper_es.tracing import Member, WidthGroup, reads
 from esper_es.tracing.union_find import Ids
 
 OFFSET = "offset"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 
 from attrs import evolve, frozen
 
@@ -16,7 +16,7 @@ from esper_es.domain.errors import Refused
 from esper_es.planning.heads.rotary_tables import rotary_tables
 from esper_es.planning.scene import Scene
 from esper_es.planning.widths.request import WidthRequest
-from esper_es.tracing import Reading, Trace, WidthGroup, as_whole, places_in_heads, readings
+from esper_es.tracing import Reading, Trace, WidthGroup, as_whole, readings, reads, sides_of_heads
 
 
 @frozen(eq=False)
@@ -80,6 +80,11 @@ class Side:
     def reads(self) -> bool:
         return reads(self.kinds[0])
 
+    @property
+    def taken_for_one(self) -> str:
+        """What to say before anything is said of a head that nothing shows."""
+        return "" if self.reading is None else "taken for one head, as nothing shows several: "
+
     def target(self, new: int) -> HeadTarget:
         """Return the places that come or go: of channels that nothing turns, where there are some.
 
@@ -91,16 +96,17 @@ class Side:
         if by % kind.per_head:
             sizes = {self.size + by // kind.per_head * kind.per_head + extra for extra in (0, kind.per_head)}
             raise Refused(
-                f"the channels of a head of {self.heads.tensor} are turned {kind.per_head} at a time by rotary "
-                f"positions: a head has {self.size} of them and can't have {new}; what comes nearest is "
-                f"{' and '.join(str(size) for size in sorted(sizes - {self.size}) if size > 0)}",
+                f"{self.taken_for_one}the channels of a head of {self.heads.tensor} are turned {kind.per_head} at "
+                f"a time by rotary positions: a head has {self.size} of them and can't have {new}; what comes nearest "
+                f"is {' and '.join(str(size) for size in sorted(sizes - {self.size}) if size > 0)}",
                 "width_unit",
             )
         units = kind.units + by // kind.per_head
         if units < 1:
             raise Refused(
-                f"a head of {self.heads.tensor} can't have {new} channels: the trace finds {self.size} in it, of which "
-                f"{kind.head_size} can go; the others are tied otherwise, as by rotary positions",
+                f"{self.taken_for_one}a head of {self.heads.tensor} can't have {new} channels: the trace finds "
+                f"{self.size} in it, of which {kind.head_size} can go; the others are tied otherwise, as by rotary "
+                "positions",
                 "width_unit",
             )
         others = tuple(one for one in self.kinds if one is not kind)
@@ -123,18 +129,36 @@ def head_targets(
     sides = next(several, None) or _of_the_one(found, group, place)
     own = [side for side in sides if any(kind.member(*place) for kind in side.kinds)]
     if not own:
-        raise Refused(
-            f"nothing shows that {group.tensor} dim {group.dim} is made of heads, each of several channels",
-            "heads",
-        )
+        raise Refused(_no_heads(group), "heads")
     if len({side.size for side in own}) > 1:
         own = [side for side in own if not side.reads]
     size = own[0].size
     if size == request.width:
-        raise Refused(f"the heads of {request.layer!r} have {request.width} channels already", "same_width")
+        alone = own[0].taken_for_one
+        raise Refused(f"{alone}the heads of {request.layer!r} have {size} channels already", "same_width")
+    yield from _everywhere(scene, found, [side.target(request.width) for side in own])
     every = [side for side in sides if side.size == size]
-    for chosen in (own, every) if len(own) < len(every) else (own,):
-        yield from _everywhere(scene, found, [side.target(request.width) for side in chosen])
+    if len(own) < len(every) and (targets := _targets(every, request.width)):
+        yield from _everywhere(scene, found, targets)
+
+
+def _targets(sides: Iterable[Side], size: int) -> list[HeadTarget]:
+    """What would change with all of these sides; nothing where one of them can't have the size."""
+    try:
+        return [side.target(size) for side in sides]
+    except Refused:
+        return []
+
+
+def _no_heads(group: WidthGroup) -> str:
+    """Say that nothing shows heads, and what the trace says instead."""
+    known = list(dict.fromkeys(f"{pin.tensor} dim {pin.dim} {pin.reason}" for pin in group.pins))
+    if not known and group.units == 1 < group.size:
+        known = [f"all of its {group.size} channels come and go as one"]
+    said = f", but that {'; '.join(known)}" if known else ""
+    return (
+        f"nothing shows that {group.tensor} dim {group.dim} is made of heads, each of several channels{said}"
+    )
 
 
 def _of_heads(found: Trace, group: WidthGroup) -> Iterator[WidthGroup]:
@@ -236,10 +260,12 @@ def _sides(found: Trace, group: WidthGroup, place: tuple[str, int]) -> tuple[Sid
     Heads of several attentions may be one group, as those that share a table of position biases. Kinds of places
     belong to one attention if a module that holds one of them holds the other.
     """
-    every = [kind for kind in places_in_heads(found, group) if kind.head_size > 1]
-    own = [_holder(kind) for kind in every if kind.member(*place)]
-    kinds = [kind for kind in every if any(_around(holder, _holder(kind)) for holder in own)]
-    parted = [tuple(kind for kind in kinds if reads(kind) is read) for read in (False, True)]
+    sides = sides_of_heads(found, group)
+    own = [_holder(kind) for kind in chain(*sides) if kind.member(*place)]
+    parted = (
+        tuple(kind for kind in side if any(_around(holder, _holder(kind)) for holder in own))
+        for side in sides
+    )
     return tuple(Side(group, part) for part in parted if part)
 
 
@@ -257,11 +283,6 @@ def _shared(tensors: Iterable[str]) -> tuple[str, ...]:
 def _around(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     length = min(len(one), len(other))
     return one[:length] == other[:length]
-
-
-def reads(kind: WidthGroup) -> bool:
-    """Whether a layer reads channels of these places."""
-    return any(member.role == "consumer" for member in kind.members)
 
 
 def without_numbers(name: str) -> str:
