@@ -47,6 +47,10 @@ QWEN3 = _of("qwen3", "Qwen3ForCausalLM", "Qwen3Config", **GROUPED, head_dim=8)
 GEMMA3 = _of("gemma3", "Gemma3ForCausalLM", "Gemma3TextConfig", **GROUPED, head_dim=8, sliding_window=4)
 NEOX = _of("neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", **SMALL, rotary_pct=0.5)
 PHI = _of("phi", "PhiForCausalLM", "PhiConfig", **SMALL, partial_rotary_factor=0.5)
+PHI_NORMED = _of(
+    "phi-normed", "PhiForCausalLM", "PhiConfig", **SMALL, partial_rotary_factor=0.5, qk_layernorm=True
+)
+PERSIMMON = _of("persimmon", "PersimmonForCausalLM", "PersimmonConfig", **SMALL, partial_rotary_factor=0.5)
 COHERE = _of("cohere", "CohereForCausalLM", "CohereConfig", **GROUPED)
 FALCON = _of("falcon", "FalconForCausalLM", "FalconConfig", **COMMON, **TOKENS)
 OPT = _of("opt", "OPTForCausalLM", "OPTConfig", **COMMON, ffn_dim=40, word_embed_proj_dim=32, **TOKENS)

@@ -34,7 +34,9 @@ from .head_models import (
     NORMED,
     ONE_POSITION,
     OPT,
+    PERSIMMON,
     PHI,
+    PHI_NORMED,
     QWEN3,
     TIMM,
     TIMM_NORMED,
@@ -93,6 +95,8 @@ HEADS = [
     Heads(BERT_OF_ONE, "bert.encoder.layer.0.attention.self.query", 12, 14),
     Heads(GPT2_OF_ONE, "transformer.h.0.attn.c_attn", 12, 14),
     Heads(LLAMA_OF_ONE, LLAMA_Q, 12, 14),
+    Heads(PHI_NORMED, LLAMA_Q, 8, 9),
+    Heads(PERSIMMON, "model.layers.0.self_attn.query_key_value"),
 ]
 
 

@@ -20,18 +20,19 @@ from torch import nn
 
 from esper_es.domain.edits import Edit, Fill, ScaleSlice
 from esper_es.domain.index_map import IndexMap
+from esper_es.planning.heads.means import means, normed, numbered_heads, ranks
 from esper_es.planning.heads.rotary_tables import continued
 from esper_es.planning.heads.targets import HeadTarget, without_numbers
 from esper_es.planning.resizing import Resizing, gathers
 from esper_es.planning.widths.fills import GIVEN, Filled, Slot, drawn, fans, neutral
-from esper_es.planning.widths.streams import Stream, renormed
+from esper_es.planning.widths.streams import renormed
 from esper_es.projections.live.initializers import derived_slice
 from esper_es.projections.live.names import tensor_at
 from esper_es.tracing import Member, WidthGroup, reads
 from esper_es.tracing.union_find import Ids
 
 OFFSET = "offset"
-QUIET = {"rms": 2.0**-11, OFFSET: 2.0**-11, "mean": 2.0**-15}
+QUIET = {"rms": 2.0**-11, OFFSET: 2.0**-11, "mean": 2.0**-17}
 """Size of drawn channels before a norm, beside the old ones: what it does to their size, or to their mean, is below the
 rounding of single precision."""
 MODULES = 4
@@ -108,9 +109,9 @@ class _Part:
             return np.zeros_like(own)
         if self.first is None:
             return own
-        ranks = _ranks(target, member)
-        part = kind.per_head if self.keys else int(ranks.max()) + 1 - kind.per_head
-        chosen: Flags = own & ((ranks < part) == self.first)
+        rank = ranks(target, member)
+        part = kind.per_head if self.keys else int(rank.max()) + 1 - kind.per_head
+        chosen: Flags = own & ((rank < part) == self.first)
         return chosen
 
 
@@ -131,19 +132,6 @@ def _side(targets: Sequence[HeadTarget], role: str, parts: Sequence[_Part]) -> S
     return Side(indices, new)
 
 
-def _ranks(target: HeadTarget, member: Member) -> Ids:
-    """For every index the how-manieth of its unit it is at its place, behind these what all units share; -1 outside."""
-    heads = target.heads.member(member.tensor, member.dim)
-    unit = np.full_like(member.positions, -1) if heads is None else heads.positions
-    ranks = np.full(len(member.positions), -1, dtype=np.int64)
-    seen: dict[tuple[int, int], int] = {}
-    for index in np.flatnonzero(member.positions >= 0).tolist():
-        key = (int(unit[index]), int(member.positions[index]))
-        ranks[index] = seen.get(key, 0)
-        seen[key] = seen.get(key, 0) + 1
-    return np.where((unit < 0) & (ranks >= 0), ranks + ranks[unit >= 0].max(initial=-1) + 1, ranks)
-
-
 @frozen(eq=False)
 class HeadFill:
     """New channels of heads.
@@ -155,12 +143,14 @@ class HeadFill:
         norm: what norms of heads do to their channels, where these have some: ``"rms"`` if they divide them by their
             size, ``"mean"`` if they take their mean from them before, ``"offset"`` if they divide them and have
             weights that are added to one; empty for nothing.
+        targets: what changes.
     """
 
     root: nn.Module
     silent: Side
     law: str
     norm: str = ""
+    targets: Sequence[HeadTarget] = ()
 
     def fill(self, slot: Slot) -> Filled:
         if slot.member.role == "table":
@@ -190,8 +180,7 @@ class HeadFill:
 
     def _quiet(self, slot: Slot) -> Filled:
         """What a norm does not see: zeros or means, and beside them next to nothing."""
-        stream = Stream(self.root, mean=self.norm == "mean", readers_drawn=False)
-        fill, entries = stream.produced(slot)
+        fill, entries = (self._means(slot) if self.norm == "mean" else None) or (Fill("zeros"), None)
         silent = self.silent.of_new(slot.resizing)
         if len(slot.shape) < 2 or silent.all():
             return fill, entries
@@ -202,17 +191,26 @@ class HeadFill:
         )
         return self._given(slot, noise if entries is None else noise + entries.float())
 
+    def _means(self, slot: Slot) -> Filled | None:
+        """The means of the heads that new entries belong to; None where these lie elsewhere by now."""
+        group, growth = slot.resizing.group, slot.resizing.growth
+        target = next(target for target in self.targets if target.kind is group)
+        member = group.member(slot.member.tensor, slot.member.dim)
+        assert growth is not None
+        assert member is not None
+        if len(member.positions) != slot.shape[member.dim]:
+            return None
+        numbers = numbered_heads(target, member)
+        wanted = numbers[member.positions == 0][growth.occurrence[growth.unit >= 0]]
+        entries = means(slot.tensor().movedim(member.dim, 0), numbers, wanted)
+        return self._given(slot, entries.movedim(0, member.dim))
+
     def _given(self, slot: Slot, entries: torch.Tensor) -> Filled:
         return Fill(GIVEN, {"fan_in": fans(slot)["fan_in"]}, slot.seed), entries.to(slot.tensor().dtype)
 
     def finish(self, resizings: Sequence[Resizing]) -> tuple[Edit, ...]:
         own = [r for r in resizings if normed(r.group)]
         return renormed(self.root, own, scaled=self.norm != OFFSET) if self.norm else ()
-
-
-def normed(kind: WidthGroup) -> bool:
-    """Whether weights, as those of a norm, scale the channels of heads one by one."""
-    return any(member.role == "affine" for member in kind.members)
 
 
 def scaled(side: Side, resizings: Sequence[Resizing], factor: float) -> tuple[ScaleSlice, ...]:
@@ -241,25 +239,25 @@ def silenced(
                     tensor = tensor_at(module, member.tensor)
                     before.append((tensor, tensor.data))
                     mean = norm == "mean" and normed(target.kind) and not target.reads
-                    tensor.data = _without(tensor.detach(), member, staying, mean)
+                    numbers = numbered_heads(target, member) if mean else None
+                    tensor.data = _without(tensor.detach(), member, staying, numbers)
         yield
     finally:
         for tensor, data in reversed(before):
             tensor.data = data
 
 
-def _without(tensor: torch.Tensor, member: Member, kept: Sequence[int], mean: bool) -> torch.Tensor:
-    order = np.argsort(member.positions, kind="stable")[len(member.positions) - member.covered :]
-    standing = order.reshape(int(member.positions.max()) + 1, -1)
-    going = np.setdiff1d(np.arange(len(standing)), kept)
-    indices = torch.from_numpy(standing[going].ravel().astype(np.int64)).to(tensor.device)
-    if not mean:
+def _without(tensor: torch.Tensor, member: Member, kept: Sequence[int], numbers: Ids | None) -> torch.Tensor:
+    """A tensor in which what goes is zero, or the mean of what stays of its head, if heads have numbers."""
+    going = np.flatnonzero((member.positions >= 0) & ~np.isin(member.positions, list(kept)))
+    indices = torch.from_numpy(going).to(tensor.device)
+    if numbers is None:
         return tensor.index_fill(member.dim, indices, 0)
-    staying = torch.from_numpy(standing[list(kept)].ravel().astype(np.int64)).to(tensor.device)
+    wanted, staying = numbers[going], numbers.copy()
+    staying[going] = -1
     across = tensor.movedim(member.dim, 0)
-    means = across[staying].reshape(len(kept), -1, *across.shape[1:]).mean(0)
-    moved = across.index_copy(0, indices, means.repeat(len(going), *[1] * (means.ndim - 1)))
-    return moved.movedim(0, member.dim).contiguous()
+    silent = across.index_copy(0, indices, means(across, staying, wanted))
+    return silent.movedim(0, member.dim).contiguous()
 
 
 def _slices(side: Side, maps: Mapping[Place, Sequence[int]], factor: float) -> Iterator[ScaleSlice]:

@@ -13,7 +13,8 @@ from torch import nn
 from esper_es.domain.architecture import split_path
 from esper_es.domain.edits import ScaleSlice, SetAttribute
 from esper_es.domain.errors import Refused
-from esper_es.planning.heads.fills import OFFSET, HeadFill, Side, normed, scaled, sides, silenced
+from esper_es.planning.heads.fills import OFFSET, HeadFill, Side, scaled, sides, silenced
+from esper_es.planning.heads.means import normed
 from esper_es.planning.heads.scale import drawn_anew, moved
 from esper_es.planning.heads.targets import HeadTarget
 from esper_es.planning.resizing import Resizing
@@ -38,6 +39,7 @@ class Way:
         factor: by which.
         beside: what new channels of other groups hold that change with the heads.
         method: what that is, in a few words.
+        targets: what changes.
         numbers: that modules scale scores by, in the place of channels.
     """
 
@@ -47,11 +49,12 @@ class Way:
     factor: float
     beside: Filling
     method: str
+    targets: Sequence[HeadTarget]
     numbers: tuple[SetAttribute, ...] = ()
 
     def filled(self, scene: Scene, root: nn.Module, resizings: Sequence[Resizing], law: str) -> Filled:
         """Fill new channels of a model that is as the live one, but for its numbers."""
-        heads = HeadFill(root, self.silent, law, self.norm)
+        heads = HeadFill(root, self.silent, law, self.norm, self.targets)
         others = Silent(law)
 
         def filling_of(resizing: Resizing) -> Filling:
@@ -134,13 +137,13 @@ def _ways(
     norms = ("rms", "mean", OFFSET, "") if any(normed(target.kind) for target in targets) else ("",)
     every = list(sides(targets)) or [Side({}, {})]
     for norm, (method, filling), silent in product(norms, beside, every):
-        ways = [Way(silent, norm, silent, 1.0, filling, method)]
+        ways = [Way(silent, norm, silent, 1.0, filling, method, targets)]
         if norm == OFFSET:
             ways += [evolve(ways[0], numbers=numbers) for numbers in _numbers(root, targets)]
         elif paired is not None:
             factor = sqrt(paired.new_size / paired.size)
             scales = sides(targets, "affine") if norm and normed(paired.kind) else (silent,)
-            ways += [Way(silent, norm, scale, factor, filling, method) for scale in scales]
+            ways += [evolve(ways[0], scale=scale, factor=factor) for scale in scales]
         yield tuple(ways)
 
 
