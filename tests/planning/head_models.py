@@ -128,6 +128,49 @@ LONGFORMER = _transformer(
 )
 
 
+class Turned(nn.Module):
+    """An attention with its own tables of sines and cosines: a pair of channels has one column of them, or two."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.heads, self.size, self.layout = 4, 8, layout
+        self.qkv, self.out = nn.Linear(16, 96), nn.Linear(32, 16)
+        angles = torch.arange(12.0)[:, None] / 1e4 ** (torch.arange(4) / 4)
+        if layout == "halves":
+            angles = angles.repeat(1, 2)
+        if layout == "neighbours":
+            angles = angles.repeat_interleave(2, 1)
+        self.register_buffer("cos", angles.cos()[None, None])
+        self.register_buffer("sin", angles.sin()[None, None], persistent=False)
+
+    def turn(self, x: Tensor) -> Tensor:
+        cos, sin = self.cos[:, :, : x.shape[2]], self.sin[:, :, : x.shape[2]]
+        if self.layout == "neighbours":
+            return x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2) * sin
+        left, right = x.chunk(2, -1)
+        if self.layout == "halves":
+            return x * cos + torch.cat([-right, left], -1) * sin
+        return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
+        made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return made
+
+
+TURNED = [
+    _transformer(f"turned-{layout}", partial(Turned, layout), lambda: {"x": torch.randn(2, 6, 16)})
+    for layout in ("once", "halves", "neighbours")
+]
+ROFORMER = _of(
+    "roformer", "RoFormerForSequenceClassification", "RoFormerConfig", **SMALL, max_position_embeddings=16
+)
+
+
 def whisper() -> nn.Module:
     sizes = {"d_model": 32, "num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 16}
     for part in ("encoder", "decoder"):

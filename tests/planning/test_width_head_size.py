@@ -38,8 +38,10 @@ from .head_models import (
     PHI,
     PHI_NORMED,
     QWEN3,
+    ROFORMER,
     TIMM,
     TIMM_NORMED,
+    TURNED,
     WHISPER,
 )
 from .transformer_models import BERT, ENCODER, GEMMA, GPT2, LLAMA, PHI3, PVT, T5, VIT, Transformer, trained
@@ -97,6 +99,8 @@ HEADS = [
     Heads(LLAMA_OF_ONE, LLAMA_Q, 12, 14),
     Heads(PHI_NORMED, LLAMA_Q, 8, 9),
     Heads(PERSIMMON, "model.layers.0.self_attn.query_key_value"),
+    *(Heads(model, "qkv") for model in TURNED),
+    Heads(ROFORMER, "roformer.encoder.layer.0.attention.self.query"),
 ]
 
 
@@ -175,7 +179,7 @@ def test_heads_of_another_size_train_replay_and_roll_back_exactly(
 def test_every_new_channel_learns(heads: Heads, engine: Engine) -> None:
     run = attached(engine, heads.model)
     sized(run, heads, heads.new)
-    parameters = dict(run.model.named_parameters())
+    parameters = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
     grown = [edit for edit in last_edits(engine, heads) if getattr(edit, "fill", None) is not None]
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     trained(run, 20)
@@ -376,6 +380,27 @@ def test_tables_of_sines_and_cosines_are_lengthened(engine: Engine) -> None:
     assert moved(before, outputs(run)) <= ROUNDING
     table = run.model.get_buffer("transformer.h.0.attn.embed_positions")
     assert torch.allclose(table.chunk(2, 1)[0].square() + table.chunk(2, 1)[1].square(), torch.ones(16, 5))
+
+
+@pytest.mark.parametrize("model", TURNED, ids=lambda model: model.name)
+def test_sines_and_cosines_in_two_tables_stay_those_of_one_angle(model: Transformer, engine: Engine) -> None:
+    run = attached(engine, model)
+    before = run.model.sin.clone()
+    sized(run, Heads(model, "qkv"), 12)
+    cos, sin = run.model.cos[0, 0], run.model.sin[0, 0]
+    assert torch.allclose(cos.square() + sin.square(), torch.ones_like(cos))
+    assert sorted(set(torch.atan2(sin[1], cos[1]).tolist())) == pytest.approx(
+        [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1], rel=1e-3
+    )
+    sized(run, Heads(model, "qkv"), 8, importance=first)
+    assert torch.equal(run.model.sin, before)
+
+
+def test_a_table_that_all_layers_share_is_lengthened_once(engine: Engine) -> None:
+    run = ROFORMER.attached(engine)
+    sized(run, Heads(ROFORMER, "roformer.encoder.layer.0.attention.self.query"), 10)
+    sines, cosines = run.model.roformer.encoder.embed_positions.weight.chunk(2, 1)
+    assert torch.allclose(sines.square() + cosines.square(), torch.ones(16, 5))
 
 
 def test_an_explanation_tells_how_large_heads_are(engine: Engine) -> None:

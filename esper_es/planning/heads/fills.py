@@ -154,8 +154,7 @@ class HeadFill:
 
     def fill(self, slot: Slot) -> Filled:
         if slot.member.role == "table":
-            entries = continued(slot.tensor(), slot.resizing.units - slot.resizing.group.units)
-            return Fill(GIVEN, {"fan_in": fans(slot)["fan_in"]}, slot.seed), entries
+            return self._continued(slot)
         fill = neutral(slot)
         if fill is not None and self.norm == OFFSET:
             return Fill("zeros"), None
@@ -171,6 +170,11 @@ class HeadFill:
         if not silent.any():
             return drawn(slot, self.law), None
         return self._given(slot, self._drawn(slot, silent))
+
+    def _continued(self, slot: Slot) -> Filled:
+        old = slot.resizing.group.units
+        entries = continued(self.root, slot.member.tensor, old, slot.resizing.units - old)
+        return (Fill("zeros"), None) if entries is None else self._given(slot, entries)
 
     def _drawn(self, slot: Slot, silent: Flags) -> torch.Tensor:
         dim = slot.member.dim

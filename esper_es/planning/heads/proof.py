@@ -29,18 +29,17 @@ def head_proof(
     and new ones meet nothing but new ones.
 
     Args:
-        resizings: what changes; tables among it, of which a trace says nothing, are for the outputs to tell.
+        resizings: what changes; tables of which a trace says nothing are for the outputs to tell.
         targets: the places.
         kept: for each target the places that stay; None where all do.
     """
-    maps = {
-        place: np.array(gather, dtype=np.int64)
-        for place, gather in gathers([r for r in resizings if r.member.role != "table"]).items()
-    }
-    old = {place: np.arange(tensor_at(scene.live.module, place[0]).shape[place[1]]) for place in maps}
     known = {id(target.heads): target for target in targets}
     groups = [target.heads for target in known.values()]
     expected = [_expected(before, heads, targets, kept) for heads in groups]
+    seen = {(m.tensor, m.dim) for kinds in expected for each in kinds for m in each.kind.members}
+    traced = [r for r in resizings if r.member.role != "table" or (r.member.tensor, r.member.dim) in seen]
+    maps = {place: np.array(gather, dtype=np.int64) for place, gather in gathers(traced).items()}
+    old = {place: np.arange(tensor_at(scene.live.module, place[0]).shape[place[1]]) for place in maps}
 
     def proof() -> tuple[str, ...]:
         after = scene.trace_again()
@@ -91,8 +90,9 @@ def _expected(
 
 
 def _identity(kind: WidthGroup) -> tuple[str, int, bytes]:
-    first = kind.members[0]
-    return first.tensor, first.dim, first.positions.tobytes()
+    """What tells places from others, whether tables that turn them lie among their members or not."""
+    own = next(member for member in reversed(kind.members) if member.role != "table")
+    return own.tensor, own.dim, own.positions.tobytes()
 
 
 def _misplaced(after: Trace, heads: WidthGroup, expected: Sequence[_Expected], maps: Maps) -> Iterator[str]:

@@ -16,7 +16,7 @@ from esper_es.domain.errors import Refused
 from esper_es.planning.heads.rotary_tables import rotary_tables
 from esper_es.planning.scene import Scene
 from esper_es.planning.widths.request import WidthRequest
-from esper_es.tracing import Reading, Trace, WidthGroup, as_whole, readings, reads, sides_of_heads
+from esper_es.tracing import Member, Reading, Trace, WidthGroup, as_whole, readings, reads, sides_of_heads
 
 
 @frozen(eq=False)
@@ -202,10 +202,23 @@ def _everywhere(
     around = ".".join(_shared(member.tensor for member in targets[0].heads.members))
     own = tuple(table for table in tables if relative_path(table.module, around) is not None)
     every = list(targets) if own else _alike(found, targets, same_name=False)
-    first = next(number for number, target in enumerate(every) if target.turned)
-    kind = every[first].kind
-    every[first] = evolve(every[first], kind=evolve(kind, members=(*kind.members, *(own or tables))))
-    yield tuple(every)
+    yield tuple(_once_each(every, own or tables))
+
+
+def _once_each(every: Sequence[HeadTarget], tables: Sequence[Member] = ()) -> Iterator[HeadTarget]:
+    """The same targets, the first that is turned with the tables, and none with what an earlier one has too: layers
+    may share what turns their heads, which changes once."""
+    taken, left = list(tables), tuple(tables)
+    for target in every:
+        kept = tuple(m for m in target.kind.members if not any(_overlap(m, other) for other in taken))
+        own, left = (left, ()) if target.turned else ((), left)
+        taken += kept if target.turned else ()
+        yield evolve(target, kind=evolve(target.kind, members=(*kept, *own)))
+
+
+def _overlap(one: Member, other: Member) -> bool:
+    same = (one.tensor, one.dim) == (other.tensor, other.dim)
+    return same and bool(((one.positions >= 0) & (other.positions >= 0)).any())
 
 
 def _alike(found: Trace, targets: Sequence[HeadTarget], *, same_name: bool) -> list[HeadTarget]:
