@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from esper_es.domain import rules
 from esper_es.domain.errors import Refused
-from esper_es.domain.surgery_commands import modify_layer_width
 from esper_es.planning.heads.plan import plan_head_size, plan_of
-from esper_es.planning.heads.planner import with_stream
+from esper_es.planning.heads.planner import HeadChange, with_stream
 from esper_es.planning.heads.targets import sides_of
 from esper_es.planning.resizing import gathers
 from esper_es.planning.scene import Plan, Scene
-from esper_es.planning.widths.change import Resolved, looked_at, resolve, runs, solved_together
+from esper_es.planning.widths.asked import Answer, Asked, mixing, planned
+from esper_es.planning.widths.change import FIXED, Resolved, looked_at, resolve, runs, solved_together
 from esper_es.planning.widths.companions import Target
-from esper_es.planning.widths.config_update import config_update
 from esper_es.planning.widths.gradmax import Loss
 from esper_es.planning.widths.importance import Importance, l2_importance
 from esper_es.planning.widths.initializations import check_initialization, initialized
 from esper_es.planning.widths.lone_units import beside_the_one, down_to_one
 from esper_es.planning.widths.request import HEAD_SIZE, WidthRequest
-from esper_es.planning.widths.spectral_norms import kept_norms, steady
+from esper_es.planning.widths.spectral_norms import steady
 from esper_es.planning.widths.unreached import Unreached
 from esper_es.tracing import Trace, WidthGroup, counts_heads
 
@@ -83,100 +80,77 @@ def _planned(
     layer_name = request.layer
     unreached = Unreached(scene, before)
     unreached.require_none([group], layer_name)
+    asked = Asked(scene, before, request, group, initialization, importance)
     if request.unit == HEAD_SIZE:
-        return plan_head_size(scene, before, request, group, initialization, importance)
+        return plan_head_size(asked)
     try:
-        resolved = _resolved(scene, before, request, group, importance)
+        resolved = _resolved(asked)
     except Refused as refusal:
         if request.unit != "channels" or refusal.check not in BY_HEADS or group.unit_size != 1:
             raise
-        return _with_larger_heads(scene, before, request, group, initialization, importance, refusal)
+        return _with_larger_heads(asked, refusal)
     if scene.careful and request.unit == "channels" and not runs(scene, resolved):
         target = Target(group, request.units(group))
-        if (larger := with_stream(scene, before, target, initialization, importance)) is not None:
-            return plan_of(scene, before, layer_name, group, larger, initialization)
-    change, proof, attributes = resolved.change, resolved.proof, resolved.attributes
+        larger = with_stream(asked, target)
+        if isinstance(larger, HeadChange):
+            return plan_of(asked, larger)
+        if larger is not None:
+            raise Refused(
+                "the model does not run with this width alone; with heads of another size: " + larger.reason,
+                FIXED,
+            ) from larger
+    change, attributes = resolved.change, resolved.attributes
     changed = {id(r.group): r.group for r in change.resizings}
     unreached.require_none([other for other in changed.values() if other is not group], layer_name)
-    width = _width(resolved, group)
-    first = change.resizings[0]
     done = initialized(scene, initialization, change.resizings, attributes, loss)
-    edits = (*done.filled.edits, *attributes)
-    edits = (*edits, *kept_norms(scene, edits, done.filled.tensors))
-    config = config_update(scene, change.resizings, edits, done.filled.tensors)
-    return Plan(
-        edits=(*edits, *config.edits),
-        tensors=done.filled.tensors,
-        details={
-            "layer_name": layer_name,
-            "old_width": group.size,
-            "new_width": width,
-            "units": (first.group.units, first.units),
-            "initialization": initialization,
-            "method": done.method,
-            "resized": sorted({resizing.member.tensor for resizing in change.resizings}),
-            "attributes": {f"{e.path}.{e.name}".lstrip("."): e.value for e in attributes},
-            "reduced_by": sorted(
-                {
-                    f"{reduction.op} in {reduction.module or 'the model'}"
-                    for one in changed.values()
-                    for reduction in one.reduced_by
-                }
-            ),
-            "kept_units": change.kept,
-            "config": dict(config.values),
-            "config_note": config.note,
-        },
-        proof=lambda _: proof(),
-        facts=partial(
-            modify_layer_width,
-            layer_name=layer_name,
-            old_width=group.size,
-            new_width=width,
-            initialization=initialization,
-            kept_units=change.kept,
-            dimension=group.dim,
-            units=(first.group.units, first.units),
+    first = change.resizings[0]
+    return planned(
+        asked,
+        Answer(
+            resolved=resolved,
+            done=done.filled,
             method=done.method,
+            new_width=_width(resolved, group),
+            units=(first.group.units, first.units),
+            kept=change.kept,
+            reduced_by=mixing(changed.values()),
         ),
     )
 
 
-def _with_larger_heads(
-    scene: Scene,
-    found: Trace,
-    request: WidthRequest,
-    group: WidthGroup,
-    initialization: str,
-    importance: Importance,
-    refusal: Refused,
-) -> Plan:
+def _with_larger_heads(asked: Asked, refusal: Refused) -> Plan:
     """Change a stream that the model's own code takes to be as wide as all heads together, by the size of these.
 
     Raises:
-        Refused: as without, where that can't be; with the widths that could, where others can.
+        Refused: as without, where heads are of no help, with what keeps them from it; with the widths that could be,
+            where others can.
     """
-    target = Target(group, request.units(group))
-    change = with_stream(scene, found, target, initialization, importance)
-    if change is not None:
-        return plan_of(scene, found, request.layer, group, change, initialization)
+    found, group = asked.found, asked.group
+    target = Target(group, asked.request.units(group))
+    change = with_stream(asked, target)
+    if isinstance(change, HeadChange):
+        return plan_of(asked, change)
     heads = next((sides[0].heads.units for g in found.width_groups if (sides := sides_of(found, g))), 0)
     near = target.units // heads * heads + heads if heads > 1 and target.units % heads else 0
-    if near and with_stream(scene, found, Target(group, near), initialization, importance) is not None:
+    if near and isinstance(with_stream(asked, Target(group, near)), HeadChange):
         raise Refused(
             f"{refusal.reason}; with heads of another size, all multiples of {heads} do", refusal.check
         ) from refusal
+    if change is not None and change.reason != refusal.reason:
+        raise Refused(
+            f"{refusal.reason}; with heads of another size: {change.reason}", refusal.check
+        ) from change
     raise refusal
 
 
-def _resolved(
-    scene: Scene, found: Trace, request: WidthRequest, group: WidthGroup, importance: Importance
-) -> Resolved:
+def _resolved(asked: Asked) -> Resolved:
     """Resolve a request for the units that the trace shows, or for heads where it shows none: there is but one.
 
     Raises:
         Refused: if neither can be.
     """
+    scene, found, request, group = asked.scene, asked.found, asked.request, asked.group
+    importance = asked.importance
 
     def units_of(group: WidthGroup) -> int:
         units = request.units(group)

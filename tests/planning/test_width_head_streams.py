@@ -68,12 +68,38 @@ class Wrapped(nn.Module):
         return left
 
 
+class Rotary(nn.Module):
+    """An attention that cuts its heads from the width of what it is fed, and turns them by its own frequencies."""
+
+    frequencies: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.qkv = nn.Linear(5, 24), nn.Linear(24, 72)
+        self.project, self.leave = nn.Linear(24, 24), nn.Linear(24, 3)
+        self.register_buffer("frequencies", torch.tensor([1.0, 0.1, 0.01]))
+
+    def turn(self, x: Tensor) -> Tensor:
+        angles = torch.arange(x.shape[2])[:, None] * self.frequencies.repeat(2)
+        left, right = x.chunk(2, -1)
+        return x * angles.cos() + torch.cat([-right, left], -1) * angles.sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.enter(x))
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, HEADS, c // HEADS).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
+        left: Tensor = self.leave(x + self.project(mixed.transpose(1, 2).reshape(b, n, c)))
+        return left
+
+
 def model(name: str, build: Any) -> Transformer:
     blueprint(f"tests/width/{name}")(build)
     return Transformer(name, build, lambda: {"x": torch.randn(2, 6, 5)})
 
 
 VISION, WRAPPED = model("vision", Vision), model("wrapped", Wrapped)
+ROTARY = model("rotary", Rotary)
 MODELS = pytest.mark.parametrize("made", [VISION, WRAPPED], ids=["vision", "wrapped"])
 
 
@@ -131,3 +157,9 @@ def test_whole_heads_come_where_they_can(engine: Engine) -> None:
     run = attached(engine, WRAPPED)
     assert run.surgeon.modify_layer_width(layer_name="enter", new_width=30).success
     assert (run.model.attention.num_heads, run.model.attention.head_dim) == (5, 6)
+
+
+def test_heads_that_could_not_follow_a_stream_say_why_beside_it(engine: Engine) -> None:
+    result = attached(engine, ROTARY).surgeon.modify_layer_width(layer_name="enter", new_width=28)
+    assert "with heads of another size" in (result.error or "")
+    assert "turned 2 at a time" in (result.error or "")

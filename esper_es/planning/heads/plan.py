@@ -2,111 +2,56 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from esper_es.domain import rules
-from esper_es.domain.surgery_commands import modify_layer_width
 from esper_es.planning.heads.planner import HeadChange, head_change
 from esper_es.planning.resizing import gathers
-from esper_es.planning.scene import Plan, Scene
-from esper_es.planning.widths.config_update import ConfigUpdate, config_update
-from esper_es.planning.widths.importance import Importance
-from esper_es.planning.widths.request import WidthRequest
-from esper_es.planning.widths.spectral_norms import kept_norms
+from esper_es.planning.scene import Plan
+from esper_es.planning.widths.asked import Answer, Asked, mixing, planned
+from esper_es.planning.widths.config_update import ConfigUpdate
 from esper_es.planning.widths.unreached import Unreached
-from esper_es.tracing import Trace, WidthGroup
 
 
-def plan_head_size(
-    scene: Scene,
-    found: Trace,
-    request: WidthRequest,
-    group: WidthGroup,
-    initialization: str,
-    importance: Importance,
-) -> Plan:
+def plan_head_size(asked: Asked) -> Plan:
     """Resolve another size of heads into edits.
 
     Raises:
         Refused: if the heads can't have it.
     """
-    return plan_of(
-        scene,
-        found,
-        request.layer,
-        group,
-        head_change(scene, found, request, group, initialization, importance),
-        initialization,
-    )
+    return plan_of(asked, head_change(asked))
 
 
-def plan_of(
-    scene: Scene, found: Trace, layer: str, group: WidthGroup, change: HeadChange, initialization: str
-) -> Plan:
-    """Return the plan of a change that gives heads another size.
-
-    Args:
-        layer: asked for.
-        group: of its channels.
-        change: what changes.
-        initialization: asked for.
-    """
-    resizings, attributes = change.resolved.change.resizings, change.resolved.attributes
+def plan_of(asked: Asked, change: HeadChange) -> Plan:
+    """Return the plan of a change that gives heads another size, whether that or a stream was asked for."""
+    group, resizings = asked.group, change.resolved.change.resizings
     gather = gathers(resizings)[group.tensor, group.dim]
-    rules.check_width(scene.state, group.size, len(gather))
+    rules.check_width(asked.scene.state, group.size, len(gather))
     beside = [r.group for r in resizings if not r.group.head_size]
     touched = {id(one): one for one in (*(target.heads for target in change.targets), *beside)}
-    Unreached(scene, found).require_none([one for one in touched.values() if one is not group], layer)
-    own = change.targets[0]
-    heads = (own.size, own.new_size)
+    Unreached(asked.scene, asked.found).require_none(
+        [one for one in touched.values() if one is not group], asked.request.layer
+    )
+    heads = (change.targets[0].size, change.targets[0].new_size)
     asked_for_heads = all(one is not group for one in beside)
-    units = heads if asked_for_heads else (group.size, len(gather))
-    kept = change.kept[0] if asked_for_heads or change.kept[0] is None else tuple(gather)
-    edits = (*change.done.edits, *attributes)
-    edits = (*edits, *kept_norms(scene, edits, change.done.tensors))
-    config = _config(scene, change)
-    proof = change.resolved.proof
-    reduced_by = {f"{r.op} in {r.module or 'the model'}" for one in beside for r in one.reduced_by}
-    return Plan(
-        edits=(*edits, *config.edits),
-        tensors=change.done.tensors,
-        details={
-            "layer_name": layer,
-            "old_width": group.size,
-            "new_width": len(gather),
-            "units": units,
-            "head_size": heads,
-            "initialization": initialization,
-            "method": change.method,
-            "resized": sorted({resizing.member.tensor for resizing in resizings}),
-            "attributes": {f"{e.path}.{e.name}".lstrip("."): e.value for e in attributes},
-            "reduced_by": sorted(reduced_by | {f"norm in {path}" for path in change.norms}),
-            "kept_units": kept,
-            "config": dict(config.values),
-            "config_note": config.note,
-        },
-        proof=lambda _: proof(),
-        facts=partial(
-            modify_layer_width,
-            layer_name=layer,
-            old_width=group.size,
-            new_width=len(gather),
-            initialization=initialization,
-            kept_units=kept,
-            dimension=group.dim,
-            units=units,
+    return planned(
+        asked,
+        Answer(
+            resolved=change.resolved,
+            done=change.done,
             method=change.method,
+            new_width=len(gather),
+            units=heads if asked_for_heads else (group.size, len(gather)),
+            kept=change.kept[0] if asked_for_heads or change.kept[0] is None else tuple(gather),
+            config=_config(change),
+            reduced_by=mixing(beside) | {f"norm in {path}" for path in change.norms},
+            more={"head_size": heads},
         ),
     )
 
 
-def _config(scene: Scene, change: HeadChange) -> ConfigUpdate:
-    """The configuration; not where rotary frequencies follow from it, as the old ones stay with the old channels."""
-    resolved = change.resolved
+def _config(change: HeadChange) -> ConfigUpdate | None:
+    """The configuration stays where rotary frequencies follow from it, as the old ones stay with the old channels."""
     if any(kind.per_head > 1 for t in change.targets for kind in (t.kind, *t.beside)):
         return ConfigUpdate(
             note="rotary frequencies keep to their channels, and those that follow from the configuration do not"
         )
-    return config_update(
-        scene, resolved.change.resizings, (*change.done.edits, *resolved.attributes), change.done.tensors
-    )
+    return None

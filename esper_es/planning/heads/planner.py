@@ -18,13 +18,12 @@ from esper_es.planning.heads.targets import HeadTarget, head_targets, sides_of
 from esper_es.planning.heads.ways import Way, best_way
 from esper_es.planning.observation import observe
 from esper_es.planning.resizing import Resizing, grown, in_turn, shrunk
-from esper_es.planning.scene import Scene
+from esper_es.planning.widths.asked import Asked
 from esper_es.planning.widths.change import FIXED, Change, Resolved, looked_at
 from esper_es.planning.widths.companions import Target
 from esper_es.planning.widths.edits import Filled
-from esper_es.planning.widths.importance import Importance, best, most_important, rated
+from esper_es.planning.widths.importance import best, most_important, rated
 from esper_es.planning.widths.initializations import narrowed
-from esper_es.planning.widths.request import WidthRequest
 from esper_es.tracing import Trace, WidthGroup
 
 SEARCHED = (FIXED, "coupled")
@@ -53,29 +52,23 @@ class HeadChange:
     norms: tuple[str, ...]
 
 
-def head_change(
-    scene: Scene,
-    found: Trace,
-    request: WidthRequest,
-    group: WidthGroup,
-    initialization: str,
-    importance: Importance,
-) -> HeadChange:
+def head_change(asked: Asked) -> HeadChange:
     """Return how the heads that a layer makes get another size: the least that the model's code allows.
 
     Raises:
         Refused: if they can't.
     """
-    if initialization not in LAWS:
+    if asked.initialization not in LAWS:
         raise Refused(
-            f"{initialization} is for channels that come and go by themselves; for those of heads choose "
+            f"{asked.initialization} is for channels that come and go by themselves; for those of heads choose "
             f"{', '.join(LAWS)}",
             "initialization",
         )
-    law, reason = LAWS[initialization], None
-    for targets, beside in _candidates(found, head_targets(scene, found, request, group)):
+    reason = None
+    every = head_targets(asked.scene, asked.found, asked.request, asked.group)
+    for targets, beside in _candidates(asked.found, every):
         try:
-            return tried_change(scene, found, targets, beside, law, importance)
+            return tried_change(asked, targets, beside)
         except Refused as refusal:
             if refusal.check not in SEARCHED:
                 raise
@@ -97,17 +90,15 @@ def _candidates(
             yield from ((targets, beside) for beside in _companions(found, targets))
 
 
-def with_stream(
-    scene: Scene, found: Trace, stream: Target, initialization: str, importance: Importance
-) -> HeadChange | None:
+def with_stream(asked: Asked, stream: Target) -> HeadChange | Refused | None:
     """Return how a stream changes with the size of all heads that are as wide as it is, where the model's own code
-    takes one width for the other; None where it can't."""
+    takes one width for the other, or why it can't; None where no heads are as wide, or the width is none of theirs."""
     heads = [
         sides
-        for group in found.width_groups
-        if (sides := sides_of(found, group)) and all(side.width == stream.group.units for side in sides)
+        for group in asked.found.width_groups
+        if (sides := sides_of(asked.found, group)) and all(side.width == stream.group.units for side in sides)
     ]
-    if initialization not in LAWS or not heads or len({sides[0].heads.units for sides in heads}) > 1:
+    if asked.initialization not in LAWS or not heads or len({sides[0].heads.units for sides in heads}) > 1:
         return None
     number = heads[0][0].heads.units
     own = {(m.tensor, m.dim) for m in stream.group.members}
@@ -115,26 +106,20 @@ def with_stream(
         return None
     try:
         targets = tuple(side.target(stream.units // number) for sides in heads for side in sides)
-        return tried_change(scene, found, targets, (stream,), LAWS[initialization], importance)
-    except Refused:
-        return None
+        return tried_change(asked, targets, (stream,))
+    except Refused as refusal:
+        return refusal
 
 
-def tried_change(
-    scene: Scene,
-    found: Trace,
-    targets: tuple[HeadTarget, ...],
-    beside: Sequence[Target],
-    law: str,
-    importance: Importance,
-) -> HeadChange:
+def tried_change(asked: Asked, targets: tuple[HeadTarget, ...], beside: Sequence[Target]) -> HeadChange:
     """Return how these places change, and these other groups with them.
 
     Raises:
         Refused: if they can't.
     """
-    kept = _kept(scene, targets, importance)
-    resolved = _resolved(scene, found, targets, kept, beside, importance)
+    scene, law = asked.scene, LAWS[asked.initialization]
+    kept = _kept(asked, targets)
+    resolved = _resolved(asked, targets, kept, beside)
     if looked_at(scene, resolved, resolved.proof) != ():
         raise Refused(f"heads of {targets[0].heads.tensor} would not be laid out as before", FIXED)
     resizings, attributes = resolved.change.resizings, resolved.attributes
@@ -147,7 +132,7 @@ def tried_change(
         way, method = best_way(scene, targets, kept, resizings, attributes, law), ""
         done = way.filled(scene, scene.live.module, resizings, law)
     else:
-        way = _as_if_grown(scene, found, targets, beside, law, importance)
+        way = _as_if_grown(asked, targets, beside)
         plain = narrowed(scene, resizings, attributes)
         done, method = evolve(plain.filled, edits=(*plain.filled.edits, *way.scaled(resizings))), plain.method
     if way.factor != 1.0 or way.numbers:
@@ -156,14 +141,7 @@ def tried_change(
     return HeadChange(targets, kept, resolved, done, method, tuple(sorted(norms)))
 
 
-def _as_if_grown(
-    scene: Scene,
-    found: Trace,
-    targets: Sequence[HeadTarget],
-    beside: Sequence[Target],
-    law: str,
-    importance: Importance,
-) -> Way:
+def _as_if_grown(asked: Asked, targets: Sequence[HeadTarget], beside: Sequence[Target]) -> Way:
     """How scores are scaled, as larger heads show: what a norm over a stream computes changes when that narrows.
 
     Raises:
@@ -172,8 +150,9 @@ def _as_if_grown(
     up = tuple(evolve(t, units=2 * t.kind.units - t.units) for t in targets)
     wider = [Target(group, 2 * group.units - units) for group, units in beside]
     kept = (None,) * len(up)
-    grown_too = _resolved(scene, found, up, kept, wider, importance)
-    way = best_way(scene, up, kept, grown_too.change.resizings, grown_too.attributes, law)
+    grown_too = _resolved(asked, up, kept, wider)
+    resizings, law = grown_too.change.resizings, LAWS[asked.initialization]
+    way = best_way(asked.scene, up, kept, resizings, grown_too.attributes, law)
     paired = next((target for target in targets if not target.reads), None)
     told = way.factor != 1.0 and paired is not None
     return evolve(way, factor=sqrt(paired.new_size / paired.size) if told and paired else 1.0)
@@ -195,14 +174,13 @@ def _companions(found: Trace, targets: Sequence[HeadTarget]) -> Iterator[tuple[T
             yield (Target(group, *new),)
 
 
-def _kept(
-    scene: Scene, targets: Sequence[HeadTarget], importance: Importance
-) -> tuple[tuple[int, ...] | None, ...]:
+def _kept(asked: Asked, targets: Sequence[HeadTarget]) -> tuple[tuple[int, ...] | None, ...]:
     """The places that stay: those of largest importance, over all heads; where one table turns several attentions, over
     all of these."""
     if all(target.units >= target.kind.units for target in targets):
         return (None,) * len(targets)
-    ratings = [rated(scene.live.module, target.kind, importance).double() for target in targets]
+    root = asked.scene.live.module
+    ratings = [rated(root, target.kind, asked.importance).double() for target in targets]
     turned = [rating for rating, target in zip(ratings, targets, strict=True) if target.turned]
     return tuple(
         tuple(best(torch.stack(turned).sum(0) if target.turned else rating, target.units))
@@ -211,26 +189,26 @@ def _kept(
 
 
 def _resolved(
-    scene: Scene,
-    found: Trace,
+    asked: Asked,
     targets: Sequence[HeadTarget],
     kept: Sequence[tuple[int, ...] | None],
     beside: Sequence[Target],
-    importance: Importance,
 ) -> Resolved:
+    scene, root = asked.scene, asked.scene.live.module
+
     def resized(group: WidthGroup, units: int, staying: Sequence[int] | None) -> tuple[Resizing, ...]:
         if staying is not None:
             return shrunk(group, staying)
         require_room_to_grow(scene.state, root, group, units)
         return grown(group, units)
 
-    root = scene.live.module
     parts = [resized(t.kind, t.units, staying) for t, staying in zip(targets, kept, strict=True)]
     for group, units in beside:
         fewer = units < group.units
-        parts.append(resized(group, units, most_important(root, group, units, importance) if fewer else None))
+        staying = most_important(root, group, units, asked.importance) if fewer else None
+        parts.append(resized(group, units, staying))
     resizings = coupled(root, in_turn(resizing for part in parts for resizing in part), _nothing_else)
-    proof = head_proof(scene, found, resizings, targets, kept)
+    proof = head_proof(scene, asked.found, resizings, targets, kept)
     known = adapted(root, resizings)
     run = partial(observe, scene.shadow, scene.examples)
     attributes = (*known, *searched(scene.shadow, resizings, known, run, proof))

@@ -41,11 +41,20 @@ class Drawn:
     rounding: float
 
     def outputs(self, edits: Sequence[Edit] = (), tensors: Mapping[str, torch.Tensor] = {}) -> Outputs | None:
-        """Return its outputs under edits; None where it does not run."""
-        try:
-            return tried(self.module, edits, tensors, lambda: observe(self.module, self.examples).outputs)
-        except (RuntimeError, ValueError, TypeError, LookupError):
-            return None
+        """Return its outputs under edits; None where it does not run.
+
+        What runs is the model's own code, on tensors of sizes that it may not know: torch complains of shapes by
+        RuntimeErrors, and code that unpacks, converts or looks up by size raises the other three. What the edits
+        themselves raise goes through.
+        """
+
+        def look() -> Outputs | None:
+            try:
+                return observe(self.module, self.examples).outputs
+            except (RuntimeError, ValueError, TypeError, LookupError):
+                return None
+
+        return tried(self.module, edits, tensors, look)
 
 
 @contextmanager
