@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from esper_es import Engine, SurgeryResult
 from esper_es.domain.edits import Edit
 from esper_es.projections.live.describe import describe
-from esper_es.tracing import WidthGroup, places_in_heads
+from esper_es.tracing import WidthGroup, reads, sides_of_heads
 
 from .looking import compiles, difference, moved, outputs, train
 from .masking import gone, silenced, zeroed
@@ -108,8 +108,8 @@ class Trials:
         found = self.run.surgeon.trace()
         alike: dict[str, Heads] = {}
         for group in found.width_groups:
-            kinds = [kind for kind in places_in_heads(found, group) if kind.head_size > 1]
-            read = [kind for kind in kinds if any(m.role == "consumer" for m in kind.members)]
+            kinds = [kind for side in sides_of_heads(found, group) for kind in side]
+            read = [kind for kind in kinds if reads(kind)]
             made = [m for kind in kinds if kind not in read for m in kind.members if m.role == "producer"]
             if made and read:
                 own = [
