@@ -59,14 +59,45 @@ def preserved(difference: float | None) -> bool | None:
 
 
 def output_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float | None:
-    """Return the largest absolute change over the largest absolute value; None where it is not a number."""
+    """Return the largest absolute change over the largest absolute value.
+
+    What is filled in to mask entries says nothing of the size of the others: infinities and NaN, which have to stay
+    where they were, and numbers that did not move and are far larger than all that did.
+
+    Returns:
+        None where outputs can't be compared: other shapes, infinities elsewhere, nothing finite.
+    """
     if [t.shape for t in before] != [t.shape for t in after] or not before:
         return None
     pairs = [(_wide(b), _wide(a)) for b, a in zip(before, after, strict=True) if b.numel()]
-    change = max((float((b - a).abs().max()) for b, a in pairs), default=0.0)
-    scale = max((float(b.abs().max()) for b, _ in pairs), default=0.0)
-    difference = change / scale if scale > 0 else change
-    return difference if difference == difference and difference != float("inf") else None
+    if not pairs:
+        return 0.0
+    change = moving = staying = 0.0
+    finite = False
+    for b, a in pairs:
+        stays = (b == a) | (b.isnan() & a.isnan())
+        known = b.isfinite() & a.isfinite()
+        if not bool((stays | known).all()):
+            return None
+        finite = finite or bool(known.any())
+        moves = ~stays
+        change = max(change, _largest(b[moves] - a[moves]))
+        moving = max(moving, _largest(b[moves]), _largest(a[moves]))
+        staying = max(staying, _largest(b[stays & known]))
+    if not finite:
+        return None
+    filled_in = staying >= FILLED_IN and staying > LARGER * moving
+    return change / (moving if filled_in else max(moving, staying)) if change else 0.0
+
+
+FILLED_IN = 1e4
+"""Size of the smallest numbers in use that mask entries, as in ``logits.masked_fill(mask, -1e4)``."""
+LARGER = 1e3
+"""How many times larger than what moved these are at least."""
+
+
+def _largest(values: torch.Tensor) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:

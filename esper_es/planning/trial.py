@@ -22,6 +22,7 @@ from esper_es.projections.live.material import Blank, Planned, Recorded
 from esper_es.validators.backward import gradients_of
 
 T = TypeVar("T")
+SINGLE = torch.finfo(torch.float32).eps
 
 
 def tried(
@@ -110,10 +111,15 @@ def _negated(examples: ExampleInputs) -> ExampleInputs:
 
 
 def tolerance(scene: Scene) -> float:
-    """Return the relative change that rounding may cause."""
+    """Return the relative change that rounding may cause.
+
+    Of numbers of half precision that is less than their count of roundings would allow: there, what is wrong would not
+    stand out.
+    """
     outputs = (scene.observation or scene.observe()).outputs
     epsilons = [torch.finfo(t.dtype).eps for t in outputs if t.is_floating_point()]
-    return 64 * max(epsilons, default=torch.finfo(torch.float32).eps)
+    coarsest = max(epsilons, default=SINGLE)
+    return 64 * coarsest if coarsest <= SINGLE else 8 * coarsest
 
 
 def require_alive(

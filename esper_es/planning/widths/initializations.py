@@ -11,7 +11,7 @@ from esper_es.domain.edits import Edit, SetAttribute
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.planning.resizing import Resizing, are_apart
 from esper_es.planning.scene import Scene
-from esper_es.planning.trial import difference, require_alive, tolerance
+from esper_es.planning.trial import SINGLE, difference, require_alive, tolerance
 from esper_es.planning.widths.edits import Filled, filled
 from esper_es.planning.widths.fills import Filling, OneSided, Silent, Split, Zeros
 from esper_es.planning.widths.gradmax import Loss, gradmax
@@ -79,8 +79,8 @@ def _plain(scene: Scene, resizings: Sequence[Resizing], filling: Filling, method
 def _preserving(
     scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]
 ) -> Initialized:
-    """Silent new units, but where a norm mixes the channels what changes the outputs least on the example inputs;
-    the first that changes them no more than rounding does."""
+    """Silent new units, but where a norm mixes the channels what changes the outputs least on the example inputs:
+    the first that changes them no more than rounding in single precision does, or no more than twice the least."""
     silent = Silent()
     growing = [r for r in resizings if r.gather.added]
     if not any(r.group.reduced_by for r in growing):
@@ -88,17 +88,16 @@ def _preserving(
         if any(r.group.paired for r in growing) and not _keeps(scene, plain.filled, attributes):
             return _one_sided(scene, resizings, attributes)
         return plain
-    best: tuple[float, Initialized] | None = None
-    limit = tolerance(scene)
+    limit = min(tolerance(scene), 64 * SINGLE)
+    found: list[tuple[float, Initialized]] = []
     for method, filling in stream_fillings(scene, resizings):
         tried = filled(scene, resizings, partial(under_norms, filling, silent))
         changed = difference(scene, _all(tried, attributes), tried.tensors)
-        if best is None or changed < best[0]:
-            best = changed, Initialized(tried, method)
+        found.append((changed, Initialized(tried, method)))
         if changed <= limit:
             break
-    assert best is not None
-    return best[1]
+    least = min(changed for changed, _ in found)
+    return next(done for changed, done in found if changed <= max(limit, 2 * least))
 
 
 def narrowed(scene: Scene, resizings: Sequence[Resizing], attributes: Sequence[SetAttribute]) -> Initialized:
