@@ -9,6 +9,7 @@ to the other goes through what lies between.
 from __future__ import annotations
 
 from functools import partial
+from threading import local
 from typing import Any
 
 import torch
@@ -64,20 +65,37 @@ def is_symbolic(value: object) -> bool:
     return torch.compiler.is_compiling() or isinstance(value, Proxy)
 
 
-class Bus:
-    """The tapped outputs of one forward pass of the root module, by connection.
-
-    Attributes:
-        values: by connection.
-        muted: connections whose joins do nothing, for a while.
-
-    Values stay when they are joined, because checkpointing runs joins twice; the root's next forward begins with
-    none. Copies and pickles of a model begin with an empty bus.
-    """
+class _Pass:
+    """A forward pass of the root: its tapped outputs by connection."""
 
     def __init__(self) -> None:
         self.values: dict[str, torch.Tensor] = {}
-        self._tapped: dict[str, _Tapped] = {}
+        self.tapped: dict[str, _Tapped] = {}
+
+
+class _Open(local):
+    """The forward pass that a thread is in."""
+
+    current: _Pass | None = None
+
+
+class Bus:
+    """The tapped outputs of forward passes of the root module, by connection: of each thread its own.
+
+    Attributes:
+        muted: connections whose joins do nothing, for a while.
+
+    Values stay when they are joined, because checkpointing runs joins twice, and until the pass ends; a backward pass
+    finds them again. Compiled programs, which know no threads, use those of the last pass that began. Where none ever
+    began, as under a forward that was put on the root object, all is one pass. Copies and pickles of a model begin with
+    an empty bus.
+    """
+
+    def __init__(self) -> None:
+        self._last = _Pass()
+        self._open = _Open()
+        self._begun = False
+        self._compiled = False
         self.muted: frozenset[str] = frozenset()
 
     def __reduce__(self) -> tuple[type[Bus], tuple[()]]:
@@ -85,32 +103,55 @@ class Bus:
 
     def begin(self) -> None:
         """Begin a forward pass of the root."""
-        self.values = {}
-        self._tapped = {}
+        self._last = _Pass()
+        self._begun = True
+        if torch.compiler.is_compiling():
+            self._compiled = True
+        else:
+            self._open.current = self._last
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no outputs."""
+        return not self._last.values
 
     def end(self, output: Any) -> None:
         """End it; a backward pass from its output finds its values again, whatever ran in between."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling():
+            self._compiled = False
             return
-        again = partial(self._resume, self.values, self._tapped)
+        ended, self._open.current = self._open.current, None
+        if ended is None:
+            return
+        if not torch.is_grad_enabled():
+            self._last = _Pass()
+            return
+        again = partial(self._resume, ended)
         for tensor in tensors_in(output):
             if tensor.requires_grad:
                 tensor.register_hook(again)  # type: ignore[no-untyped-call]
 
-    def _resume(
-        self, values: dict[str, torch.Tensor], tapped: dict[str, _Tapped], gradient: torch.Tensor
-    ) -> None:
-        self.values, self._tapped = values, tapped
+    def _resume(self, ended: _Pass, gradient: torch.Tensor) -> None:
+        self._last = ended
+
+    def _current(self) -> _Pass | None:
+        """The pass that runs: this thread's, or that to which a backward pass belongs, or a compiled one; if any."""
+        if torch.compiler.is_compiling() or _run()[1] != -1:
+            return self._last
+        return self._open.current or (self._last if self._compiled or not self._begun else None)
 
     def put(self, connection: str, value: torch.Tensor) -> None:
         """Tap an output."""
-        self.values[connection] = value
+        current = self._current()
+        if current is None:
+            return
+        current.values[connection] = value
         if is_symbolic(value):
             return
-        known = self._tapped.get(connection)
+        known = current.tapped.get(connection)
         recomputing = known is not None and _run()[1] != -1
         tapped = _Tapped(value, known.collected if known is not None and recomputing else None)
-        self._tapped[connection] = tapped
+        current.tapped[connection] = tapped
         if value.requires_grad:
             value.register_hook(tapped.collected.give)  # type: ignore[no-untyped-call]
 
@@ -118,18 +159,24 @@ class Bus:
         """Return a tapped output, to be joined.
 
         Raises:
-            SkipOrderError: if it was not tapped in this forward pass.
+            SkipOrderError: if it was not tapped in this forward pass, or there is none.
             RuntimeError: if it was written over meanwhile.
         """
-        if connection.id not in self.values:
+        current = self._current()
+        if current is None:
+            raise SkipOrderError(
+                f"skip connection {connection.id!r}: {connection.target!r} runs by itself, where there is no output of "
+                f"{connection.source!r} to join; call the whole model, or roll back the skip"
+            )
+        if connection.id not in current.values:
             raise SkipOrderError(
                 f"skip connection {connection.id!r}: {connection.source!r} did not run before {connection.target!r} "
                 "in this forward pass"
             )
-        value = self.values[connection.id]
-        if is_symbolic(value) or connection.id not in self._tapped:
+        value = current.values[connection.id]
+        if is_symbolic(value) or connection.id not in current.tapped:
             return value
-        tapped = self._tapped[connection.id]
+        tapped = current.tapped[connection.id]
         if value._version != tapped.version:
             raise RuntimeError(
                 f"skip connection {connection.id!r}: the output that it takes was written in place meanwhile; the "

@@ -79,7 +79,7 @@ def unhosted(root: nn.Module, of_tensors: Collection[str]) -> nn.Module:
             relink(Journal(), root, path)
     for path in _containers_of_skips(root, of_tensors):
         container = module_at(root, path)
-        root = _replaced(root, path, container, _running_its_skips(container))
+        root = _replaced(root, path, container, _running_its_skips(container, bus))
     for path, module in list(root.named_modules()):
         _hook(path, module, path in of_tensors)
     if bus is not None:
@@ -154,9 +154,12 @@ class _SkipTracer(Tracer):
         return output
 
 
-def _running_its_skips(container: nn.Module) -> nn.Module:
+def _running_its_skips(container: nn.Module, bus: Bus | None) -> nn.Module:
     container.__class__ = original_class(container)
+    assert bus is not None
+    bus.begin()
     graph = _SkipTracer().trace(container)
+    bus.end(())
     graph._tracer_cls = Tracer
     for module in container.children():
         module.__dict__.pop("_esper_stages", None)
