@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from esper_es.domain.architecture import Architecture, join_path, relative_path
+from esper_es.domain.architecture import Architecture, TensorSpec, join_path, relative_path
 from esper_es.domain.edits import (
     AddModule,
     Edit,
@@ -114,21 +114,23 @@ def _optimizer_effects(live: Live, edits: Sequence[Edit]) -> dict[str, str]:
             if isinstance(tensor_at(live.module, edit.tensor), nn.Parameter):
                 effects[edit.tensor] = "resized" if isinstance(edit, ResizeTensor) else "kept"
         elif isinstance(edit, AddModule):
-            effects |= _of_new_module(edit)
+            effects |= dict.fromkeys(new_parameters(edit), "new")
         elif isinstance(edit, RemoveModule):
             effects |= _of_removed(edit.path, live.module.get_submodule(edit.path))
         elif isinstance(edit, ReplaceModule):
             old = live.module.get_submodule(edit.path)
-            effects |= _of_removed(edit.path, old) | _of_new_module(edit) | _of_kept(edit, old)
+            effects |= (
+                _of_removed(edit.path, old) | dict.fromkeys(new_parameters(edit), "new") | _of_kept(edit, old)
+            )
     return effects
 
 
-def _of_new_module(edit: AddModule | ReplaceModule) -> dict[str, str]:
-    specs = edit.fragment.tensors()
+def new_parameters(edit: AddModule | ReplaceModule) -> dict[str, TensorSpec]:
+    """Return the parameters that come with a module, by name; what it keeps of another one is none."""
     kept = edit.keep_as if isinstance(edit, ReplaceModule) and edit.keep is not None else None
     return {
-        join_path(edit.path, name): "new"
-        for name, spec in specs
+        join_path(edit.path, name): spec
+        for name, spec in edit.fragment.tensors()
         if spec.role == "parameter" and (kept is None or relative_path(name, kept) is None)
     }
 

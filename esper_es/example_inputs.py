@@ -111,9 +111,9 @@ def _guessed(module: nn.Module) -> ExampleInputs:
             device = next((p.device for p in module.parameters()), torch.device("cpu"))
             generator = torch.Generator().manual_seed(0)
             example = (
-                torch.randint(0, 2, shape, generator=generator)
+                torch.randint(0, 2, shape, generator=generator, device="cpu")
                 if dtype == torch.int64
-                else torch.randn(shape, generator=generator).to(dtype)
+                else torch.randn(shape, generator=generator, device="cpu").to(dtype)
             )
             if _runs(module, example.to(device)):
                 return ExampleInputs((ExampleCall((example.to(device),), {}),))

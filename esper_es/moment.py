@@ -169,7 +169,7 @@ def _trained(live: Live) -> Iterator[torch.Tensor]:
 def _newest_node() -> int:
     """Make a graph node and return its number: one more than that of this thread's last one."""
     with torch.inference_mode(mode=False), torch.enable_grad():
-        node: Any = torch.empty(0, requires_grad=True).view(0).grad_fn
+        node: Any = torch.empty(0, device="cpu", requires_grad=True).view(0).grad_fn
     number: int = node._sequence_nr()
     return number
 

@@ -9,11 +9,11 @@ from attrs import evolve, frozen
 from torch import nn
 
 from esper_es.domain.architecture import Architecture
-from esper_es.domain.edits import Edit, ResizeTensor
+from esper_es.domain.edits import AddModule, Edit, ReplaceModule, ResizeTensor
 from esper_es.domain.errors import Refused
 from esper_es.domain.evolution import evolved
 from esper_es.domain.facts import Effects
-from esper_es.effects import effects_of
+from esper_es.effects import effects_of, new_parameters
 from esper_es.failpoints import reach
 from esper_es.planning.routing_proof import routing_proof
 from esper_es.planning.scene import Plan, Planner, Scene
@@ -124,6 +124,9 @@ def _check_optimizer(live: Live, edits: Sequence[Edit]) -> None:
     for edit in edits:
         if isinstance(edit, ResizeTensor):
             optimizer_state.check_supported(live.optimizer, tensor_at(live.module, edit.tensor), edit.tensor)
+        elif isinstance(edit, AddModule | ReplaceModule):
+            for name, spec in new_parameters(edit).items():
+                optimizer_state.check_joinable(live.optimizer, name, spec.shape)
 
 
 def _try_edits(shadow: nn.Module, plan: Plan, after: Architecture) -> None:

@@ -133,7 +133,7 @@ def require_alive(
     names = {r.member.tensor for r in resizings}
     gradients = tried(scene.shadow, edits, tensors, lambda: gradients_of(scene.shadow, scene.examples, names))
     for group in {id(r.group): r.group for r in resizings}.values():
-        moved = torch.zeros(max(r.units for r in resizings if r.group is group) - group.units)
+        moved = torch.zeros(max(r.units for r in resizings if r.group is group) - group.units, device="cpu")
         for r in resizings:
             gradient = gradients.get(r.member.tensor)
             if r.group is not group or r.growth is None or gradient is None:

@@ -71,18 +71,18 @@ def derived_slice(fill: Fill, shape: tuple[int, ...], dtype: torch.dtype) -> tor
         UsageError: for an unknown initializer.
     """
     if fill.initializer in CONSTANTS:
-        return torch.full(shape, CONSTANTS[fill.initializer], dtype=dtype)
+        return torch.full(shape, CONSTANTS[fill.initializer], dtype=dtype, device="cpu")
     if fill.initializer not in INITIALIZERS:
         known = sorted((*CONSTANTS, *INITIALIZERS))
         raise UsageError(f"unknown initializer {fill.initializer!r}; known are {known}")
-    values = torch.empty(shape, dtype=torch.float32)
+    values = torch.empty(shape, dtype=torch.float32, device="cpu")
     INITIALIZERS[fill.initializer](values, fill.arguments, torch.Generator().manual_seed(fill.seed))
     return values.to(dtype)
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a module with torch's own initialisation from ``seed``; the ambient generators, Python's and NumPy's
-    too, are untouched."""
-    with preserved_rng():
+    """Build a module on the CPU with torch's own initialisation from ``seed``, whatever device is the default; the
+    ambient generators, Python's and NumPy's too, are untouched."""
+    with preserved_rng(), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         return build()

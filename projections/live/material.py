@@ -80,7 +80,7 @@ class Blank:
         return build(fragment, initial.seed)
 
     def slice(self, fill: Fill, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device="cpu")
 
 
 class Planned:

@@ -54,6 +54,20 @@ def check_supported(optimizer: Optimizer, parameter: torch.Tensor, name: str) ->
             )
 
 
+def check_joinable(optimizer: Optimizer, name: str, shape: tuple[int, ...]) -> None:
+    """Check that an optimizer takes a new parameter.
+
+    Raises:
+        Refused: for Muon, which steps matrices only (Jordan et al. 2024), and anything else.
+    """
+    if isinstance(optimizer, torch.optim.Muon) and len(shape) != 2:
+        raise Refused(
+            f"Muon steps matrices only, and {name!r} of shape {shape} would join its parameters; choose a layer "
+            "without a bias, or an optimizer that takes both",
+            "optimizer_state",
+        )
+
+
 def resize_state(
     journal: Journal,
     optimizer: Optimizer,

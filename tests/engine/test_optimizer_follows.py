@@ -260,3 +260,22 @@ def test_a_closed_run_counts_no_more_steps(engine: Engine) -> None:
         version = run.capture()
     train_run(run, NESTED_MLP)
     assert (run.session.step, run.version) == (1, version)
+
+
+def test_muon_which_takes_matrices_only_gets_no_bias(engine: Engine) -> None:
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
+    run = engine.attach(model, "model", (torch.randn(5, 6),), torch.optim.Muon(model.parameters()))
+    result = run.surgeon.add_layer(after_layer="1", new_layer=nn.Linear(8, 8), layer_name="new")
+    assert (result.success, result.check) == (False, "optimizer_state")
+
+
+def test_muon_steps_a_new_matrix(engine: Engine) -> None:
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
+    optimizer = torch.optim.Muon(model.parameters())
+    run = engine.attach(model, "model", (torch.randn(5, 6),), optimizer)
+    layer = nn.Linear(8, 8, bias=False)
+    assert run.surgeon.add_layer(after_layer="1", new_layer=layer, layer_name="new").success
+    before = model.get_submodule("new").weight.detach().clone()
+    model(torch.randn(5, 6)).square().mean().backward()
+    optimizer.step()
+    assert not torch.equal(model.get_submodule("new").weight, before)

@@ -67,8 +67,10 @@ def continued(root: nn.Module, name: str, pairs: int, count: int) -> torch.Tenso
     if table is None:
         return None
     old = table.frequencies
-    ratio = old[-1] / old[-2] if len(old) > 1 else torch.ones((), dtype=old.dtype)
-    return table.made(old[-1] * ratio ** torch.arange(1, count + 1, dtype=old.dtype)).to(tensor.dtype)
+    ratio = old[-1] / old[-2] if len(old) > 1 else torch.ones((), dtype=old.dtype, device="cpu")
+    return table.made(old[-1] * ratio ** torch.arange(1, count + 1, dtype=old.dtype, device="cpu")).to(
+        tensor.dtype
+    )
 
 
 def _read(root: nn.Module, name: str, pairs: int) -> _Table | None:
@@ -136,7 +138,7 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor | None:
 def _waves(sines: torch.Tensor, cosines: torch.Tensor, pairs: int) -> _Table | None:
     """Sines and cosines of multiples of falling frequencies."""
     frequencies = torch.atan2(sines[1], cosines[1])
-    positions = torch.arange(len(sines), dtype=torch.float64)[:, None]
+    positions = torch.arange(len(sines), dtype=torch.float64, device="cpu")[:, None]
     angles = positions * frequencies
     if not (
         _fall(frequencies)

@@ -87,7 +87,7 @@ def drawn_anew(module: nn.Module, examples: ExampleInputs, seed: int) -> Iterato
 
 
 def _redrawn(old: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    noise = torch.randn(old.shape, generator=generator)
+    noise = torch.randn(old.shape, generator=generator, device="cpu")
     if old.ndim < 2:
         return old + 0.1 * noise.to(old)
     return (noise * sqrt(old.shape[0] / old.numel())).to(old)

@@ -217,6 +217,8 @@ def _directions(fed: torch.Tensor, outgoing: Outgoing, count: int) -> torch.Tens
     straight, flipped = (outgoing(signed.clamp_min(0)).norm(dim=0) for signed in (made, -made))
     signed = right * torch.where(straight >= flipped, 1.0, -1.0)[:, None]
     generator = torch.Generator().manual_seed(count)
-    drawn = torch.randn(max(0, count - 2 * len(signed)), right.shape[1], generator=generator).double()
+    drawn = torch.randn(
+        max(0, count - 2 * len(signed)), right.shape[1], generator=generator, device="cpu"
+    ).double()
     directions = torch.cat([signed, -signed, drawn / drawn.norm(dim=1, keepdim=True)])
     return directions[:count].float()

@@ -28,7 +28,7 @@ def l2_importance(module: nn.Module, group: WidthGroup) -> torch.Tensor:
     Returns:
         ``(units,)`` float64 on the CPU.
     """
-    total = torch.zeros(group.units, dtype=torch.float64)
+    total = torch.zeros(group.units, dtype=torch.float64, device="cpu")
     for member in group.members:
         if "producer" not in member.roles:
             continue

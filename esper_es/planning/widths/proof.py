@@ -188,9 +188,9 @@ def _read_anew(
     shape = [*tensor.shape[:dim], len(kept), *tensor.shape[dim + 1 :]]
     for other in narrowed or ():
         shape[other.member.dim] = other.old_size
-    drawn = torch.randn(shape, generator=generator) / len(kept) ** 0.5
+    drawn = torch.randn(shape, generator=generator, device="cpu") / len(kept) ** 0.5
     for other in narrowed or ():
-        drawn = drawn.index_select(other.member.dim, torch.tensor(list(other.gather)))
+        drawn = drawn.index_select(other.member.dim, torch.tensor(list(other.gather), device="cpu"))
     return result.index_copy(dim, staying, drawn.to(result))
 
 
