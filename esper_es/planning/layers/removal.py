@@ -48,6 +48,9 @@ def plan_remove_layer(
     scene.require_outside_seeds(layer_name, slot_too=True)
     _require_no_seed_inside(scene, layer_name)
     _require_unshared(scene, layer_name)
+    _require_no_projection_inside(scene, layer_name)
+    if bridge_strategy == "learned":
+        _require_no_projection(scene, layer_name)
     first = scene.observe(take=[layer_name])
     observations = [first, *(_calibrated(scene, batch, layer_name) for batch in calibration)]
     streams = streams_through(first, layer_name)
@@ -132,6 +135,28 @@ def _require_unshared(scene: Scene, path: str) -> None:
     used = [c for c in architecture.connections if {c.source, c.target} & (inside - {path})]
     if used:
         raise Refused(f"connection {used[0].id!r} ends inside {path!r}; remove that first", "connection")
+
+
+def _require_no_projection_inside(scene: Scene, path: str) -> None:
+    """Where a sequence would run whatever it holds, projections of skips lie inside of the layers that they end in."""
+    inside = set(scene.state.architecture.descendants(path)) - {path}
+    for skip in scene.state.architecture.skips():
+        if skip.via in inside:
+            raise Refused(
+                f"the projection of the skip from {skip.source!r} to {skip.target!r} lies inside {path!r} and would go "
+                "with it; remove the skip first, and add it again to what then stands there",
+                "connection",
+            )
+
+
+def _require_no_projection(scene: Scene, path: str) -> None:
+    for skip in scene.state.architecture.skips():
+        if skip.via == path:
+            raise Refused(
+                f"{path!r} is the projection of the skip from {skip.source!r} to {skip.target!r}; no bridge stands in "
+                "for it: remove it by bridge_strategy='direct', or with remove_skip_connection",
+                "connection",
+            )
 
 
 def _direct_edits(scene: Scene, observation: Observation, path: str, stream: Stream) -> tuple[Edit, ...]:
