@@ -73,10 +73,12 @@ class _Pass:
         self.tapped: dict[str, _Tapped] = {}
 
 
-class _Open(local):
-    """The forward pass that a thread is in."""
+class _Thread(local):
+    """The forward pass that a thread is in, and what its calls of single parts tapped since the last one."""
 
-    current: _Pass | None = None
+    def __init__(self) -> None:
+        self.current: _Pass | None = None
+        self.outside = _Pass()
 
 
 class Bus:
@@ -93,7 +95,7 @@ class Bus:
 
     def __init__(self) -> None:
         self._last = _Pass()
-        self._open = _Open()
+        self._here = _Thread()
         self._begun = False
         self._compiled = False
         self.muted: frozenset[str] = frozenset()
@@ -108,7 +110,8 @@ class Bus:
         if torch.compiler.is_compiling():
             self._compiled = True
         else:
-            self._open.current = self._last
+            self._here.current = self._last
+            self._here.outside = _Pass()
 
     @property
     def is_empty(self) -> bool:
@@ -120,7 +123,7 @@ class Bus:
         if torch.compiler.is_compiling():
             self._compiled = False
             return
-        ended, self._open.current = self._open.current, None
+        ended, self._here.current = self._here.current, None
         if ended is None:
             return
         if not torch.is_grad_enabled():
@@ -134,17 +137,18 @@ class Bus:
     def _resume(self, ended: _Pass, gradient: torch.Tensor) -> None:
         self._last = ended
 
-    def _current(self) -> _Pass | None:
-        """The pass that runs: this thread's, or that to which a backward pass belongs, or a compiled one; if any."""
+    def _current(self) -> _Pass:
+        """The pass that runs: this thread's, that to which a backward pass belongs, or a compiled one; otherwise what
+        parts of the model that were called by themselves tapped."""
         if torch.compiler.is_compiling() or _run()[1] != -1:
             return self._last
-        return self._open.current or (self._last if self._compiled or not self._begun else None)
+        if self._here.current is None and (self._compiled or not self._begun):
+            return self._last
+        return self._here.current or self._here.outside
 
     def put(self, connection: str, value: torch.Tensor) -> None:
         """Tap an output."""
         current = self._current()
-        if current is None:
-            return
         current.values[connection] = value
         if is_symbolic(value):
             return
@@ -159,19 +163,17 @@ class Bus:
         """Return a tapped output, to be joined.
 
         Raises:
-            SkipOrderError: if it was not tapped in this forward pass, or there is none.
+            SkipOrderError: if it was not tapped in this forward pass, nor by a part called by itself before.
             RuntimeError: if it was written over meanwhile.
         """
         current = self._current()
-        if current is None:
-            raise SkipOrderError(
-                f"skip connection {connection.id!r}: {connection.target!r} runs by itself, where there is no output of "
-                f"{connection.source!r} to join; call the whole model, or roll back the skip"
-            )
         if connection.id not in current.values:
+            where = "in this forward pass"
+            if not is_symbolic(current) and current is self._here.outside:
+                where = "since the model ran as a whole; parts of it that are called by themselves need both, in order"
             raise SkipOrderError(
                 f"skip connection {connection.id!r}: {connection.source!r} did not run before {connection.target!r} "
-                "in this forward pass"
+                f"{where}"
             )
         value = current.values[connection.id]
         if is_symbolic(value) or connection.id not in current.tapped:
