@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -22,8 +24,15 @@ Look = Callable[[str, torch.Tensor], None]
 """Is shown the name of a parameter and its gradient; one part after another, where several examples give it one."""
 
 
-def gradient_flow(module: nn.Module, examples: ExampleInputs) -> Mapping[str, bool | None]:
+def gradient_flow(
+    module: nn.Module, examples: ExampleInputs, draw: int | None = None
+) -> Mapping[str, bool | None]:
     """Return for every trainable parameter whether all of its gradient is finite; None where none arrives.
+
+    Args:
+        module: the copy.
+        examples: inputs.
+        draw: seeds the generators for it; without, they go on from where they are.
 
     Raises: as ``backward_pass``.
     """
@@ -32,7 +41,12 @@ def gradient_flow(module: nn.Module, examples: ExampleInputs) -> Mapping[str, bo
     def look(name: str, gradient: torch.Tensor) -> None:
         finite[name] = finite[name] is not False and _finite(gradient)
 
-    backward_pass(module, examples, look)
+    with preserved_rng():
+        if draw is not None:
+            random.seed(draw)
+            np.random.seed(draw)
+            torch.manual_seed(draw)
+        backward_pass(module, examples, look)
     return finite
 
 
