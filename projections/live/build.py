@@ -80,8 +80,13 @@ def _tie(module: nn.Module, alias: str, name: str) -> None:
         target._buffers[local] = source
 
 
-def from_spec(spec: Mapping[str, Json], seed: int) -> nn.Module:
+def from_spec(spec: Mapping[str, Json], seed: int, device: str = "cpu") -> nn.Module:
     """Return the layer that a spec such as ``{"type": "conv2d", "in_channels": 8, "out_channels": 8}`` names.
+
+    Args:
+        spec: type and arguments.
+        seed: for its initialisation.
+        device: where to make it; ``"meta"`` for shapes alone.
 
     Raises:
         UsageError: if the type is unknown, or an argument is missing or wrong.
@@ -94,7 +99,7 @@ def from_spec(spec: Mapping[str, Json], seed: int) -> nn.Module:
         raise UsageError(f"layer type {kind.name!r} takes {sorted(kind.readers)}, not {sorted(unknown)}")
     try:
         canonical_bytes(config)
-        return seeded(seed, lambda: kind.build(config))
+        return seeded(seed, lambda: kind.build(config), device)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise UsageError(f"layer spec {dict(spec)!r} is wrong: {error}") from error
 

@@ -80,9 +80,9 @@ def derived_slice(fill: Fill, shape: tuple[int, ...], dtype: torch.dtype) -> tor
     return values.to(dtype)
 
 
-def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a module on the CPU with torch's own initialisation from ``seed``, whatever device is the default; the
-    ambient generators, Python's and NumPy's too, are untouched."""
-    with preserved_rng(), torch.device("cpu"):
+def seeded(seed: int, build: Callable[[], nn.Module], device: str = "cpu") -> nn.Module:
+    """Build a module with torch's own initialisation from ``seed``, on a device whatever the default is; the ambient
+    generators, Python's and NumPy's too, are untouched."""
+    with preserved_rng(), torch.device(device):
         torch.default_generator.manual_seed(seed)
         return build()

@@ -88,7 +88,7 @@ def _new_layer(
     if isinstance(new_layer, nn.Module):
         layer = given_layer(new_layer, scene.live.module)
     else:
-        require_room_for_layer(lambda: from_spec(new_layer, 0), f"new layer {path!r}")
+        require_room_for_layer(lambda: from_spec(new_layer, 0, "meta"), f"new layer {path!r}")
         layer = of_dtype(from_spec(new_layer, scene.seed(path)), dtype)
     if connection_type == "residual" and any(getattr(part, "inplace", False) for part in layer.modules()):
         raise Refused(
