@@ -174,9 +174,10 @@ def _resolved(asked: Asked) -> Resolved:
     if target.units == 1 and group.reduced_by:
         return _down_to_one(scene, found, target, importance)
     resolved = resolve(scene, found, target, importance)
-    if request.unit != "channels" or group.families == 1 or _width(resolved, group) == request.width:
+    width = _width(resolved, group)
+    if request.unit != "channels" or group.families == 1 or width == request.width:
         return resolved
-    return _in_equal_parts(scene, found, request, group, importance, _width(resolved, group))
+    return _in_equal_parts(asked, width)
 
 
 def _width(resolved: Resolved, group: WidthGroup) -> int:
@@ -184,28 +185,22 @@ def _width(resolved: Resolved, group: WidthGroup) -> int:
     return len(gathers(resolved.change.resizings)[group.tensor, group.dim])
 
 
-def _in_equal_parts(
-    scene: Scene,
-    found: Trace,
-    request: WidthRequest,
-    group: WidthGroup,
-    importance: Importance,
-    possible: int,
-) -> Resolved:
+def _in_equal_parts(asked: Asked, possible: int) -> Resolved:
     """Change all parts of a dimension by as many channels, where the model's own code ties them to one another.
 
     Raises:
         Refused: if they can't make up the width, with the one that would come of it.
     """
+    group, request = asked.group, asked.request
     parts = [
         (part, member.covered // part.units)
-        for part in found.width_groups
+        for part in asked.found.width_groups
         if part.free and part.families == 1 and (member := part.member(group.tensor, group.dim))
     ]
     by, rest = divmod(request.width - group.size, len(parts) or 1)
     targets = [Target(part, part.units + by // size) for part, size in parts if by % size == 0]
     if not rest and len(targets) == len(parts) and all(target.units > 0 for target in targets):
-        resolved = solved_together(scene, found, targets, importance)
+        resolved = solved_together(asked.scene, asked.found, targets, asked.importance)
         if resolved is not None and _width(resolved, group) == request.width:
             return resolved
     raise Refused(

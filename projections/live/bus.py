@@ -169,7 +169,7 @@ class Bus:
         current = self._current()
         if connection.id not in current.values:
             where = "in this forward pass"
-            if not is_symbolic(current) and current is self._here.outside:
+            if not torch.compiler.is_compiling() and current is self._here.outside:
                 where = "since the model ran as a whole; parts of it that are called by themselves need both, in order"
             raise SkipOrderError(
                 f"skip connection {connection.id!r}: {connection.source!r} did not run before {connection.target!r} "

@@ -2,7 +2,7 @@
 
 New channels of values are drawn, and read with weights of zero. Of those of queries and keys, which meet in a product,
 one side is drawn and the other zero. Where a norm sees all channels of a head, its weight and epsilon make up for the
-new ones as in a residual stream (``width_streams``), and what is drawn is so small that the norm does not see it:
+new ones as in a residual stream (``widths/streams.py``), and what is drawn is so small that the norm does not see it:
 channels that are zero on both sides would never learn.
 """
 
