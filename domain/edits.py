@@ -20,13 +20,16 @@ class Fill:
         arguments: its arguments, e.g. ``{"fan_in": 72}``.
         seed: seeds its generator.
         digest: digest of the new slice (the tensor's shape with the number of new entries along the
-            dimension), or None when the initializer is a constant.
+            dimension), or of a flat tensor that holds it; None when the initializer is a constant.
+        offset: first element of the slice in that flat tensor, in row-major order; None when the digest is
+            the slice's own.
     """
 
     initializer: str
     arguments: Mapping[str, float] = field(factory=dict)
     seed: int = 0
     digest: str | None = None
+    offset: int | None = None
 
 
 @frozen
@@ -202,3 +205,14 @@ EDIT_NAMES: Mapping[type, str] = {
     Disconnect: "disconnect",
 }
 """Stored names of edits. A name, once released, means the same for ever."""
+
+
+def digests_of(edit: Edit) -> dict[str, str]:
+    """Return the digests of the tensors that an edit brings in, by state-dict name."""
+    if isinstance(edit, (AddModule, ReplaceModule)):
+        named = dict(edit.initial.tensors)
+        named |= {name: fill.digest for name, fill in edit.initial.fills.items() if fill.digest is not None}
+        return {f"{edit.path}.{name}": digest for name, digest in named.items()}
+    if isinstance(edit, ResizeTensor) and edit.fill is not None and edit.fill.digest is not None:
+        return {edit.tensor: edit.fill.digest}
+    return {}

@@ -8,7 +8,7 @@ from functools import partial
 from attrs import evolve
 
 from esper_es.domain import surgery_commands
-from esper_es.domain.edits import AddModule, Edit, ReplaceModule, ResizeTensor
+from esper_es.domain.edits import digests_of
 from esper_es.domain.envelope import Envelope
 from esper_es.domain.errors import UsageError
 from esper_es.domain.facts import (
@@ -110,7 +110,8 @@ def repeat_surgery(session: Session, envelope: Envelope, source: str, vault: Any
     if not isinstance(fact, Surgery):
         raise UsageError(f"version {envelope.version} of {source!r} is no surgery")
     operation, target, plan = _plan_of(fact)
-    tensors = {digest: vault.get(digest) for digest in _digests(fact.edits)}
+    digests = {digest for edit in fact.edits for digest in digests_of(edit).values()}
+    tensors = {digest: vault.get(digest) for digest in digests}
     request = Request(
         operation=operation,
         target=target,
@@ -180,13 +181,3 @@ def _plan_of(fact: Surgery) -> tuple[str, str, Plan]:
         projection=fact.projection,
     )
     return "add_skip_connection", fact.to_layer, Plan(edits=(), facts=skip)
-
-
-def _digests(edits: Sequence[Edit]) -> set[str]:
-    found: set[str] = set()
-    for edit in edits:
-        if isinstance(edit, (AddModule, ReplaceModule)):
-            found |= set(edit.initial.tensors.values())
-        elif isinstance(edit, ResizeTensor) and edit.fill is not None and edit.fill.digest is not None:
-            found.add(edit.fill.digest)
-    return found

@@ -1,4 +1,4 @@
-"""Edits in words, one function per edit, and the digests that they name."""
+"""Edits in words, one function per edit."""
 
 from __future__ import annotations
 
@@ -32,17 +32,6 @@ def edit_in_words(edit: Edit) -> str:
     return _WORDS[type(edit)](edit)
 
 
-def digests_of(edit: Edit) -> dict[str, str]:
-    """Return the digests of the tensors that an edit brings in, by state-dict name."""
-    if isinstance(edit, (AddModule, ReplaceModule)):
-        named = dict(edit.initial.tensors)
-        named |= {name: fill.digest for name, fill in edit.initial.fills.items() if fill.digest is not None}
-        return {f"{edit.path}.{name}": digest for name, digest in named.items()}
-    if isinstance(edit, ResizeTensor) and edit.fill is not None and edit.fill.digest is not None:
-        return {edit.tensor: edit.fill.digest}
-    return {}
-
-
 def inline(value: Json) -> str:
     """Return a JSON value on one line that can be wrapped."""
     return json.dumps(value, ensure_ascii=False)
@@ -59,7 +48,8 @@ def _initial(initial: Initial) -> str:
 
 def _fill(fill: Fill) -> str:
     arguments = "".join(f" {name}={value:g}" for name, value in fill.arguments.items())
-    return f"{fill.initializer}{arguments}, seed {fill.seed}"
+    place = "" if fill.offset is None else f", from element {fill.offset}"
+    return f"{fill.initializer}{arguments}, seed {fill.seed}{place}"
 
 
 def _add(edit: AddModule) -> str:

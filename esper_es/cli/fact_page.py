@@ -11,10 +11,11 @@ from attrs import frozen
 from rich.console import RenderableType
 from rich.text import Text
 
-from esper_es.cli.edit_words import digests_of, edit_in_words, inline
+from esper_es.cli.edit_words import edit_in_words, inline
 from esper_es.cli.layout import Hanging, joined, pairs, signed, size, words
 from esper_es.cli.summaries import summary_of
 from esper_es.domain.canonical import Json
+from esper_es.domain.edits import digests_of
 from esper_es.domain.envelope import Envelope
 from esper_es.domain.errors import UsageError
 from esper_es.domain.facts import Effects, LayerWidthModified, ModelRegistered

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from sqlalchemy import Connection
 
 from esper_es.cli.captures import CaptureReader
-from esper_es.cli.edit_words import digests_of
 from esper_es.cli.findings import Check, Finding, Weight
 from esper_es.cli.layout import count, size
 from esper_es.cli.log_checks import Histories, envelopes
+from esper_es.domain.edits import digests_of
 from esper_es.domain.errors import EsperError, MissingTensorError
 from esper_es.domain.state import ModelState
 from esper_es.vault import FindingKind, Vault

@@ -5,12 +5,12 @@ and in what these edits differ::
 
     {"edit": "resize_tensor", "tensor": "h.{i}.fc.weight", "dim": 0, "gather": [[0, 768], [-1, 12]],
      "fill": {"initializer": "kaiming", "arguments": {"fan_in": 768.0}},
-     "series": {"at": [[4, 3, 12]], "i": [[0, 3]], "seed": [7, 8, 9], "digest": ["b3:1", "b3:2", "b3:3"]}}
+     "series": {"at": [[4, 3, 12]], "i": [[0, 3]], "seed": [[7, 3, 12]], "digest": ["b3:1", "b3:2", "b3:3"]}}
 
 stands for three edits, at places 4, 16 and 28 of the list, of ``h.0.fc.weight``, ``h.1.fc.weight`` and
-``h.2.fc.weight``, each filled from a seed and with a digest of its own. Places are in runs (``number_runs``), names
-in patterns (``numbered_names``). The edits outside series stand at the places that are left, in order, so a list
-without series is a plain list of edits.
+``h.2.fc.weight``, each filled from a seed and with a digest of its own. Places are in runs (``number_runs``), seeds
+and offsets too where that is shorter, names in patterns (``numbered_names``). The edits outside series stand at the
+places that are left, in order, so a list without series is a plain list of edits.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MOST: Final = 1_000_000
 """Edits in one list, if there is a series: what an altered row could ask for at the most."""
 
 _AT: Final = "at"
-_OF_FILL: Final = ("seed", "digest")
+_OF_FILL: Final = ("seed", "offset", "digest")
 """What may differ in the fills of a series."""
 _NAMED_BY: Final[Mapping[str, str]] = {
     EDIT_NAMES[ResizeTensor]: "tensor",
@@ -114,8 +114,17 @@ def _series(members: list[_Member]) -> dict[str, Json]:
             values = [member.edit["fill"][field] for member in members]
             if any(value != values[0] for value in values):
                 del edit["fill"][field]
-                series[field] = values
+                series[field] = _column(values)
     return {**edit, SERIES: series}
+
+
+def _column(values: list[Json]) -> list[Json]:
+    """Return values, as runs where these are fewer by far."""
+    if all(type(value) is int for value in values):
+        runs = runs_of(values)
+        if 3 * len(runs) <= len(values):
+            return runs
+    return values
 
 
 def unfolded_edits(items: list[Json], where: str) -> list[Json]:
@@ -181,8 +190,14 @@ def _fills(edit: dict[str, Json], columns: Mapping[str, Json], count: int, where
         return [fill] * count
     if not isinstance(fill, dict):
         raise Unreadable(f"{where}.{SERIES} has columns of a fill, but there is none")
-    for name, column in columns.items():
-        if not isinstance(column, list) or len(column) != count:
-            raise Unreadable(f"{where}.{SERIES}.{name} must be a list of {count}")
-    rows = zip(*columns.values(), strict=True)
+    rows = zip(*(_values(columns[name], count, f"{where}.{SERIES}.{name}") for name in columns), strict=True)
     return [{**fill, **dict(zip(columns, row, strict=True))} for row in rows]
+
+
+def _values(column: Json, count: int, where: str) -> list[Json]:
+    """Return the values of a column: one for each member, as they are or as runs."""
+    if isinstance(column, list) and any(isinstance(item, list) for item in column):
+        column = numbers_of(column, count, where)
+    if not isinstance(column, list) or len(column) != count:
+        raise Unreadable(f"{where} must be of {count} values")
+    return column

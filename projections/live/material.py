@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -50,10 +51,11 @@ class Derived:
 
 
 class Recorded:
-    """Loads everything by digest, verified."""
+    """Loads everything by digest, verified. Slices that lie in one flat tensor load it once."""
 
     def __init__(self, source: TensorSource) -> None:
         self._source = source
+        self._flat: dict[torch.dtype, tuple[str, torch.Tensor]] = {}
 
     def module(self, fragment: Architecture, initial: Initial) -> nn.Module:
         module = build(fragment, initial.seed)
@@ -65,12 +67,29 @@ class Recorded:
     def slice(self, fill: Fill, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if fill.initializer in CONSTANTS or fill.digest is None:
             return derived_slice(fill, shape, dtype)
+        if fill.offset is not None:
+            return self._part(fill.digest, fill.offset, shape, dtype)
         loaded = self._source.get(fill.digest)
         if tuple(loaded.shape) != shape or loaded.dtype != dtype:
             raise ReplayError(
-                f"the recorded slice {fill.digest} is {tuple(loaded.shape)}, {shape} was expected"
+                f"the recorded slice {fill.digest} is {tuple(loaded.shape)} {loaded.dtype}, "
+                f"{shape} {dtype} was expected"
             )
         return loaded
+
+    def _part(self, digest: str, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Return a slice out of a flat tensor; the last one of each dtype is at hand."""
+        known, flat = self._flat.get(dtype, ("", None))
+        if flat is None or known != digest:
+            flat = self._source.get(digest)
+            self._flat[dtype] = digest, flat
+        end = offset + math.prod(shape)
+        if flat.dtype != dtype or flat.ndim != 1 or not 0 <= offset <= end <= len(flat):
+            raise ReplayError(
+                f"the recorded slices {digest} are {tuple(flat.shape)} {flat.dtype}, {shape} {dtype} was expected "
+                f"from element {offset} on"
+            )
+        return flat[offset:end].view(shape)
 
 
 class Blank:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from esper_es.cli.edit_words import digests_of, edit_in_words
+from esper_es.cli.edit_words import edit_in_words
 from esper_es.cli.summaries import SUMMARIES, summary_of
 from esper_es.domain.alpha import AlphaSchedule
 from esper_es.domain.architecture import Architecture, Connection, ModuleNode, TensorSpec
@@ -25,6 +25,7 @@ from esper_es.domain.edits import (
     ScaleTensor,
     SetAttribute,
     SetScalar,
+    digests_of,
 )
 from esper_es.domain.facts import (
     AlphaChanged,

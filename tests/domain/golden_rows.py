@@ -23,8 +23,8 @@ from esper_es.ledger.codec import encode
 from .sample_facts import FOLDED, SAMPLES, enclosed
 
 FOLDER = Path(__file__).parent / "golden"
-FOLDED_ROW = FOLDER / "folded" / "surgery.layer_width_modified.json"
-"""A row whose edits have much in common."""
+FOLDED_ROWS = FOLDER / "folded"
+"""Rows of ``FOLDED``, whose edits have much in common, by schema."""
 
 
 @frozen
@@ -59,7 +59,7 @@ def write_missing_rows() -> list[Path]:
     for fact in SAMPLES:
         entry = BY_CLASS[type(fact)]
         written += _write(FOLDER / f"v{entry.schema}" / f"{entry.name}.json", fact)
-    return [*written, *_write(FOLDED_ROW, FOLDED)]
+    return [*written, *_write(FOLDED_ROWS / f"v{BY_CLASS[type(FOLDED)].schema}.json", FOLDED)]
 
 
 def _write(path: Path, fact: Fact) -> list[Path]:

@@ -13,6 +13,7 @@ from esper_es.domain.edits import (
     AddModule,
     Connect,
     Disconnect,
+    Edit,
     Fill,
     Initial,
     RemoveModule,
@@ -291,7 +292,7 @@ FOLDED = facts.LayerWidthModified(
                     f"blocks.{block}.fc.weight",
                     1,
                     IndexMap(((0, 8), (-1, 2))),
-                    Fill("kaiming", {"fan_in": 72.0}, seed=90 + block, digest=f"blake3:{block}"),
+                    Fill("kaiming", {"fan_in": 72.0}, 90 + 5 * block, "blake3:new", offset=720 * block),
                 ),
                 ResizeTensor(f"blocks.{block}.fc.bias", 0, _SCATTERED),
                 SetAttribute(f"blocks.{block}.fc", "out_features", 10),
@@ -309,6 +310,20 @@ FOLDED = facts.LayerWidthModified(
     base_capture=8,
 )
 """A fact that is stored folded: a map that stands in several places, edits in series, effects by patterns."""
+
+
+def with_own_slices(fact: facts.LayerWidthModified) -> facts.LayerWidthModified:
+    """What ``FOLDED`` was before the slices of several tensors could lie in one."""
+
+    def apart(block: int, edit: Edit) -> Edit:
+        assert isinstance(edit, ResizeTensor)
+        return evolve(edit, fill=Fill("kaiming", {"fan_in": 72.0}, 90 + block, f"blake3:{block}"))
+
+    edits = list(fact.edits)
+    for block, place in enumerate((1, 4, 7)):
+        edits[place] = apart(block, edits[place])
+    return evolve(fact, edits=tuple(edits))
+
 
 MODEL = model_id("digits")
 CAUSE = Cause(

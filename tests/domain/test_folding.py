@@ -31,7 +31,7 @@ from esper_es.ledger.number_runs import numbers_of, runs_of
 from .sample_facts import FOLDED, MODEL, enclosed
 from .strategies import index_maps
 
-TOPIC = "surgery.layer_width_modified/3"
+TOPIC = "surgery.layer_width_modified/4"
 numbers = st.integers(0, 12) | st.integers(0, 2**40)
 pieces = st.sampled_from(
     ["h", "%d", "01", "{i}", "{", "weight", "", "\N{GREEK SMALL LETTER ALPHA}", "-1", "٣"]
@@ -46,6 +46,7 @@ fills = st.none() | st.builds(
     st.sampled_from([{}, {"fan_in": 8.0}]),
     st.integers(0, 2),
     st.none() | st.sampled_from(["b3:1", "b3:2"]),
+    st.none() | st.integers(0, 2),
 )
 values = st.sampled_from([1, 1.0, True, "1", None, [7], {"seed": 1}])
 edits: SearchStrategy[Edit] = st.one_of(
@@ -122,6 +123,17 @@ def test_a_number_that_all_share_stays_in_the_name() -> None:
     changes = [ScaleTensor(f"layers.2.blocks.{n}.weight", 0.5) for n in range(3)]
     (series,) = stored(widening(*changes))["fact"]["edits"]
     assert series["tensor"] == "layers.2.blocks.{i}.weight"
+
+
+def test_seeds_and_offsets_with_equal_steps_are_one_run() -> None:
+    series = stored(FOLDED)["fact"]["edits"][1]["series"]
+    assert (series["seed"], series["offset"]) == ([[90, 3, 5]], [[0, 3, 720]])
+
+
+def test_seeds_without_equal_steps_stand_as_they_are() -> None:
+    fills = [Fill("kaiming", {}, seed, "b3:1") for seed in (8, 1, 9, 2)]
+    changes = (ResizeTensor(f"h.{n}", 0, IndexMap(((0, 1), (-1, 1))), fill) for n, fill in enumerate(fills))
+    assert stored(widening(*changes))["fact"]["edits"][0]["series"]["seed"] == [8, 1, 9, 2]
 
 
 def test_two_alike_are_no_series() -> None:
@@ -219,8 +231,12 @@ def altered(path: tuple[Any, ...], new: Json) -> dict[str, Json]:
         ((*EDITS, 1, "tensor"), 3, r"edits\[1\] is no edit that comes in series"),
         ((*EDITS, 1, "edit"), "add_module", r"edits\[1\] is no edit that comes in series"),
         ((*EDITS, 1, "edit"), "os.system", r"edits\[1\] is no edit that comes in series"),
-        ((*EDITS, 1, "series", "seed"), [1, 2], r"edits\[1\]\.series\.seed must be a list of 3"),
+        ((*EDITS, 1, "series", "seed"), [1, 2], r"edits\[1\]\.series\.seed must be of 3 values"),
+        ((*EDITS, 1, "series", "seed"), [[1, 2]], r"edits\[1\]\.series\.seed must be of 3 values"),
+        ((*EDITS, 1, "series", "seed"), [[1, 4]], r"edits\[1\]\.series\.seed is of more than 3 numbers"),
+        ((*EDITS, 1, "series", "seed"), [1, [2, 2]], r"edits\[1\]\.series\.seed must be a list of \[first"),
         ((*EDITS, 1, "series", "seed"), ..., r"fill: has wrong fields: missing \['seed'\]"),
+        ((*EDITS, 1, "series", "offset"), 3, r"edits\[1\]\.series\.offset must be of 3 values"),
         (
             (*OPTIMIZER, "i"),
             [[0, 10**12]],

@@ -13,8 +13,8 @@ from esper_es.domain.facts import LayerWidthModified
 from esper_es.domain.index_map import IndexMap
 from esper_es.ledger.codec import decode, encode
 
-from .golden_rows import FOLDED_ROW, GoldenRow, expected_topics, read_row, read_rows
-from .sample_facts import FOLDED, MODEL
+from .golden_rows import FOLDED_ROWS, GoldenRow, expected_topics, read_row, read_rows
+from .sample_facts import FOLDED, MODEL, with_own_slices
 
 ROWS = {row.topic: row for row in read_rows()}
 
@@ -46,7 +46,7 @@ def test_a_golden_row_of_the_current_schema_is_written_again_as_it_was(topic: st
     assert (written_topic, json.loads(state)) == (topic, ROWS[topic].body)
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4])
 def test_every_schema_of_a_width_says_which_units_stayed(schema: int) -> None:
     fact = read(ROWS[f"surgery.layer_width_modified/{schema}"]).fact
     assert isinstance(fact, LayerWidthModified)
@@ -54,10 +54,14 @@ def test_every_schema_of_a_width_says_which_units_stayed(schema: int) -> None:
 
 
 def test_the_folded_golden_row_is_read_edit_by_edit() -> None:
-    assert read(read_row(FOLDED_ROW)).fact == FOLDED
+    assert read(read_row(FOLDED_ROWS / "v4.json")).fact == FOLDED
+
+
+def test_the_folded_golden_row_of_slices_by_themselves_is_read_edit_by_edit() -> None:
+    assert read(read_row(FOLDED_ROWS / "v3.json")).fact == with_own_slices(FOLDED)
 
 
 def test_the_folded_golden_row_is_written_again_as_it_was() -> None:
-    row = read_row(FOLDED_ROW)
+    row = read_row(FOLDED_ROWS / "v4.json")
     topic, state = encode(read(row))
     assert (topic, json.loads(state)) == (row.topic, row.body)

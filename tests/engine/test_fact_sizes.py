@@ -1,48 +1,72 @@
-"""How many bytes the fact of a surgery takes in the log."""
+"""What a change says once, its fact says once, however many layers it touches."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
-from esper_es import Engine, Run
+from esper_es import Engine, Run, blueprint
+from esper_es.domain.edits import ResizeTensor
 from esper_es.domain.envelope import Envelope
+from esper_es.domain.facts import LayerWidthModified
 from esper_es.ledger.codec import encode
 
 
-def fact_of_width(engine: Engine, run: Run, layer: str, width: int) -> Envelope:
-    """Change a width; return its fact."""
-    done = run.surgeon.modify_layer_width(layer_name=layer, new_width=width)
-    assert done.success, done.error
-    return engine.history("model")[run.version - 1]
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.enter = nn.Linear(16, 24)
+        self.leave = nn.Linear(24, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.leave(torch.relu(self.enter(self.norm(x))))
 
 
-def size(envelope: Envelope) -> int:
-    return len(encode(envelope)[1])
+@blueprint("fact-sizes-stream")
+class Stream(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 16)
+        self.blocks = nn.ModuleList(Block() for _ in range(depth))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
 
 
-def test_units_scattered_over_a_layer_are_written_once() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 3072), nn.ReLU(), nn.Linear(3072, 8))
-    with Engine() as engine:
-        run = engine.attach(model, "model", (torch.randn(4, 8),))
-        assert size(fact_of_width(engine, run, "0", 2500)) < 8_000
-
-
-def test_a_stream_through_every_block_takes_few_bytes_for_each() -> None:
-    """Digests and seeds of GPT-2 small: as many blocks and tensors, narrower ones; biases as after training."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=97, n_positions=16, n_embd=24, n_layer=12, n_head=2, bos_token_id=0, eos_token_id=1
+def widened(depth: int) -> tuple[Run, Envelope]:
+    """Return a run whose stream was widened, and the fact of it."""
+    model = Stream(depth)
+    optimizer = torch.optim.Adam(model.parameters())
+    engine = Engine(":memory:")
+    run = engine.attach(
+        model,
+        name="m",
+        example_inputs=(torch.randn(4, 5),),
+        optimizer=optimizer,
+        blueprint="fact-sizes-stream",
+        blueprint_args={"depth": depth},
     )
-    model = transformers.GPT2LMHeadModel(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_()
-    with Engine() as engine:
-        tokens = {"input_ids": torch.randint(97, (2, 8))}
-        run = engine.attach(model, "model", tokens, torch.optim.Adam(model.parameters()))
-        assert size(fact_of_width(engine, run, "transformer.wte", 28)) < 13_500
+    model(torch.randn(4, 5)).sum().backward()
+    optimizer.step()
+    assert run.surgeon.modify_layer_width(layer_name="embed", new_width=20).success
+    return run, engine.history("m")[-1]
+
+
+def test_a_width_through_four_times_the_layers_takes_hardly_more() -> None:
+    few, many = (len(encode(widened(depth)[1])[1]) for depth in (6, 24))
+    assert many < 1.05 * few
+
+
+def test_the_new_entries_of_a_width_lie_in_one_tensor() -> None:
+    run, envelope = widened(6)
+    assert isinstance(envelope.fact, LayerWidthModified)
+    fills = [e.fill for e in envelope.fact.edits if isinstance(e, ResizeTensor) and e.fill is not None]
+    digests = {fill.digest for fill in fills if fill.digest is not None}
+    (flat,) = (run.session.vault.get(digest) for digest in digests)
+    assert flat.ndim == 1
+    assert max(fill.offset for fill in fills if fill.offset is not None) < len(flat)

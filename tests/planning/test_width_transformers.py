@@ -79,7 +79,7 @@ WIDTHS = [
     Width(PVT_V2, "pvt_v2.encoder.layers.0.patch_embedding.proj", 12, 16, None),
     Width(SEGFORMER, "segformer.stages.0.blocks.0.attention.o_proj", 12, 13, 1e-5),
     Width(GEMMA, "model.layers.0.self_attn.q_proj", 4, 5),
-    Width(XLNET, "transformer.layer.0.rel_attn.q", 8, 9, 1e-6, 2),
+    Width(XLNET, "transformer.layer.0.rel_attn.q", 8, 9, 1e-5, 2),
 ]
 
 

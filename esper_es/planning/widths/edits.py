@@ -1,12 +1,12 @@
-"""Edits of a width surgery: one for each resized dimension, new entries by digest."""
+"""Edits of a width surgery: one for each resized dimension, new entries in one flat tensor, by digest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import nn
 
 from esper_es.domain.edits import Edit, Fill, ResizeTensor
@@ -25,7 +25,7 @@ class Filled:
 
     Attributes:
         edits: in order.
-        tensors: new slices by digest.
+        tensors: the new slices, in one flat tensor for each dtype, by digest.
     """
 
     edits: tuple[Edit, ...]
@@ -58,27 +58,28 @@ class _Working:
         self.steps.setdefault(resizing.member.tensor, []).append((resizing, new))
 
 
+@frozen(eq=False)
+class _Entries:
+    """New entries of a tensor, and how they are recorded."""
+
+    fill: Fill
+    new: torch.Tensor
+
+
 def filled(scene: Scene, resizings: Sequence[Resizing], filling_of: Callable[[Resizing], Filling]) -> Filled:
     """Return the edits that resize every dimension, new entries filled in."""
-    edits: list[Edit] = []
-    tensors: dict[str, torch.Tensor] = {}
     working = _Working(scene.live.module)
+    first_seed = scene.seed("width")
+    entries: dict[int, _Entries] = {}
     for number, resizing in enumerate(resizings):
-        member = resizing.member
-        fill, new = None, None
         if resizing.taken.added:
-            shape = working.shape(member.tensor)
-            seed = scene.seed(f"{number}/{member.tensor}/{member.dim}")
-            slot = Slot(resizing, shape, seed, partial(working.tensor, member.tensor))
-            fill, new = filling_of(resizing).fill(slot)
-            dtype = tensor_at(scene.live.module, member.tensor).dtype
-            slice_shape = (*shape[: member.dim], resizing.gather.added, *shape[member.dim + 1 :])
-            if fill.initializer in CONSTANTS:
-                new = derived_slice(fill, slice_shape, dtype)
-            else:
-                fill, new = _stored(fill, new, slice_shape, dtype, tensors)
-        working.resize(resizing, new)
-        edits.append(ResizeTensor(member.tensor, member.dim, resizing.taken, fill))
+            entries[number] = _entries(working, resizing, filling_of(resizing), first_seed + number)
+        working.resize(resizing, entries[number].new if number in entries else None)
+    fills, tensors = _packed(entries)
+    edits: list[Edit] = [
+        ResizeTensor(resizing.member.tensor, resizing.member.dim, resizing.taken, fills.get(number))
+        for number, resizing in enumerate(resizings)
+    ]
     by_filling: dict[int, tuple[Filling, list[Resizing]]] = {}
     for resizing in resizings:
         filling = filling_of(resizing)
@@ -88,16 +89,32 @@ def filled(scene: Scene, resizings: Sequence[Resizing], filling_of: Callable[[Re
     return Filled(tuple(edits), tensors)
 
 
-def _stored(
-    fill: Fill,
-    entries: torch.Tensor | None,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    tensors: dict[str, torch.Tensor],
-) -> tuple[Fill, torch.Tensor]:
-    new = derived_slice(fill, shape, dtype) if entries is None else entries.contiguous()
-    if not new.view(torch.uint8).any():
-        return Fill("zeros"), new
-    digest = digest_of(new)
-    tensors[digest] = new
-    return Fill(fill.initializer, fill.arguments, fill.seed, digest), new
+def _entries(working: _Working, resizing: Resizing, filling: Filling, seed: int) -> _Entries:
+    member = resizing.member
+    shape = working.shape(member.tensor)
+    fill, new = filling.fill(Slot(resizing, shape, seed, partial(working.tensor, member.tensor)))
+    if fill.initializer in CONSTANTS or new is None:
+        slice_shape = (*shape[: member.dim], resizing.gather.added, *shape[member.dim + 1 :])
+        new = derived_slice(fill, slice_shape, tensor_at(working.root, member.tensor).dtype)
+    new = new.contiguous()
+    return _Entries(fill if new.view(torch.uint8).any() else Fill("zeros"), new)
+
+
+def _packed(entries: Mapping[int, _Entries]) -> tuple[dict[int, Fill], dict[str, torch.Tensor]]:
+    """Put the slices of each dtype into one flat tensor; constants need none.
+
+    Returns:
+        The fills, which say where their slices lie, and the flat tensors by digest.
+    """
+    fills = {number: own.fill for number, own in entries.items()}
+    stored = {number: own.new for number, own in entries.items() if own.fill.initializer not in CONSTANTS}
+    tensors: dict[str, torch.Tensor] = {}
+    for dtype in dict.fromkeys(new.dtype for new in stored.values()):
+        slices = {number: new.view(-1) for number, new in stored.items() if new.dtype == dtype}
+        flat = torch.cat([new.view(torch.uint8) for new in slices.values()]).view(dtype)
+        digest, offset = digest_of(flat), 0
+        tensors[digest] = flat
+        for number, new in slices.items():
+            fills[number] = evolve(fills[number], digest=digest, offset=offset)
+            offset += len(new)
+    return fills, tensors
