@@ -134,6 +134,16 @@ class Bus:
             if tensor.requires_grad:
                 tensor.register_hook(again)  # type: ignore[no-untyped-call]
 
+    def abandon(self) -> None:
+        """End it after an error: nothing joins what it tapped.
+
+        An error is also how checkpointing stops running the root again, once it has what the backward pass needs; that
+        one goes on.
+        """
+        self._here.current = None
+        if _run()[1] == -1:
+            self._last = _Pass()
+
     def _resume(self, ended: _Pass, gradient: torch.Tensor) -> None:
         self._last = ended
 

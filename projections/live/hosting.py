@@ -103,14 +103,23 @@ def hosted_class(original: type[nn.Module]) -> type[nn.Module]:
 def _generated(original: type[nn.Module]) -> type[nn.Module]:
     own: Callable[..., Any] = attend if may_free_heads(original) else original.forward
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._esper_bus is not None:
-            self._esper_bus.begin()
+    def staged(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = own(self, *args, **kwargs)
         for stage in self._esper_stages:
             output = on_stream(output, stage)
-        if self._esper_bus is not None:
-            self._esper_bus.end(output)
+        return output
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bus: Bus | None = self._esper_bus
+        if bus is None:
+            return staged(self, *args, **kwargs)
+        bus.begin()
+        try:
+            output = staged(self, *args, **kwargs)
+        except BaseException:
+            bus.abandon()
+            raise
+        bus.end(output)
         return output
 
     def reduce(self: Any, protocol: Any) -> Any:

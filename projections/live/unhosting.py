@@ -50,7 +50,7 @@ class ClearsBus:
 
 
 class EndsPass:
-    """A hook behind the root's forward that lets its backward pass find the values of the bus again."""
+    """A hook behind the root's forward, failed or not, that lets its backward pass find the values of the bus again."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -87,7 +87,7 @@ def unhosted(root: nn.Module, of_tensors: Collection[str]) -> nn.Module:
         root.__dict__.pop("_esper_bus", None)
         if any(_is_ours(hook) for part in root.modules() for hook in part._forward_hooks.values()):
             root.register_forward_pre_hook(ClearsBus(bus))
-            root.register_forward_hook(EndsPass(bus))
+            root.register_forward_hook(EndsPass(bus), always_call=True)
     for module in root.modules():
         module.__class__ = FreeHeadsAttention if has_free_heads(module) else original_class(module)
         forget_attributes(module)

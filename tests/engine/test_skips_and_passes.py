@@ -80,6 +80,21 @@ def test_a_pass_that_failed_leaves_the_next_one_alone(skipping: Run) -> None:
     assert torch.equal(skipping.model(x), expected)
 
 
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_part_called_by_itself_joins_nothing_of_a_pass_that_failed(exported: bool, skipping: Run) -> None:
+    model = skipping.export() if exported else skipping.model
+
+    def failing(*_: object) -> None:
+        raise RuntimeError("half-way")
+
+    hook = model.enc[-1].register_forward_hook(failing)
+    with pytest.raises(RuntimeError, match="half-way"):
+        model(torch.randn(5, 6))
+    hook.remove()
+    with pytest.raises(SkipOrderError, match=r"'enc\.0' did not run before 'dec\.0'"):
+        model.decode(torch.randn(5, 64))
+
+
 def test_an_evaluated_model_keeps_no_outputs(skipping: Run) -> None:
     with torch.no_grad():
         skipping.model(torch.randn(5, 6))

@@ -93,6 +93,21 @@ def _inside(run: Run, result: Any) -> str:
     )
 
 
+@pytest.mark.parametrize(("source", "target"), ENDS)
+def test_a_model_that_is_checkpointed_as_a_whole_recomputes_its_own_segments(
+    source: str, target: str, run: Run
+) -> None:
+    model: Any = run.model
+    assert run.surgeon.add_skip_connection(from_layer=source, to_layer=target).success
+    x = torch.randn(4, 6)
+    expected = gradients(model, x)
+    model.reentrant = False
+    model.zero_grad()
+    checkpoint(model, x, use_reentrant=False).square().sum().backward()
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    torch.testing.assert_close(found, expected)
+
+
 def test_an_evaluation_between_forward_and_backward_does_not_reach_the_recomputation(run: Run) -> None:
     model: Any = run.model
     assert run.surgeon.add_skip_connection(from_layer="enter", to_layer="first.2").success
