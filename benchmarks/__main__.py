@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints their tables; ``--write`` keeps them in docs/benchmarks.md.
+"""Runs the benchmarks and prints their tables; ``--write`` keeps them in docs/benchmarks.md, beside those not run.
 
 With ``--device cuda`` it runs those that time a GPU too, and keeps them in docs/benchmarks-cuda.md.
 """
@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import captures, leaks, overhead, peaks, replays, scaling, sizes, surgery, traces, widths
 from benchmarks.measure import Setting, machine
+from benchmarks.pages import page
 
 ON_ANY_DEVICE = {
     "surgery": surgery.tables,
@@ -46,13 +47,15 @@ def main() -> None:
         parser.error(f"on the CPU only: {', '.join(elsewhere)}")
     torch.manual_seed(0)
     setting = Setting(options.quick, torch.device(options.device))
-    parts = [_heading(setting.device)]
+    tables: list[str] = []
     for name in options.names or chosen:
         for table in chosen[name](setting):
-            parts.append(table.markdown())
-            print(parts[-1], flush=True)
+            tables.append(table.markdown())
+            print(tables[-1], flush=True)
     if options.write:
-        PAGES[options.device].write_text("\n".join(parts))
+        path = PAGES[options.device]
+        before = path.read_text("utf-8") if options.names and path.exists() else ""
+        path.write_text(page(_heading(setting.device), tables, before), "utf-8")
 
 
 def _heading(device: torch.device) -> str:
