@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from models import CONV_NET, CUSTOM_MLP, NESTED_CNN, NESTED_MLP, RESNET, TIED_NE
 from torch import nn
 from training import adam, attached, part_of, train_run
 
-from esper_es import Engine, Run, UsageError, blueprint
+from esper_es import Engine, UsageError, blueprint
 from esper_es.domain.facts import LayerRemoved
 
 
@@ -238,27 +237,3 @@ def test_a_block_of_which_only_the_forward_is_called_is_not_said_never_to_run(en
     result = run.surgeon.remove_layer(layer_name="block")
     assert result.check == "not_called"
     assert "name a layer inside it" in str(result.error)
-
-
-SEQUENCE = (nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 10), nn.Tanh(), nn.Linear(10, 3))
-
-
-def with_a_projected_skip(engine: Engine) -> tuple[Run, str]:
-    run = engine.attach(nn.Sequential(*copy.deepcopy(SEQUENCE)), "model", (torch.randn(30, 6),))
-    skip = run.surgeon.add_skip_connection(from_layer="0", to_layer="2", connection_type="concat")
-    return run, skip.details["projection"]
-
-
-@pytest.mark.parametrize("strategy", ["direct", "learned"])
-def test_a_layer_that_holds_the_projection_of_a_skip_is_not_removed(strategy: str, engine: Engine) -> None:
-    run, _ = with_a_projected_skip(engine)
-    result = run.surgeon.remove_layer(layer_name="2", bridge_strategy=strategy)
-    assert (result.success, result.check) == (False, "connection")
-    assert "remove the skip first" in str(result.error)
-
-
-def test_no_bridge_stands_in_for_the_projection_of_a_skip(engine: Engine) -> None:
-    run, projection = with_a_projected_skip(engine)
-    result = run.surgeon.remove_layer(layer_name=projection, bridge_strategy="learned")
-    assert (result.success, result.check) == (False, "connection")
-    assert run.surgeon.remove_layer(layer_name=projection, bridge_strategy="direct").success

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from esper_es.domain import rules
-from esper_es.domain.architecture import split_path
-from esper_es.domain.edits import Disconnect, Edit, Fill, Initial, RemoveModule, ReplaceModule
+from esper_es.domain.architecture import relative_path, split_path
+from esper_es.domain.edits import Disconnect, Edit, Fill, Initial, RemoveModule
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import remove_layer
 from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.layers.adapters import Quality, adapter, fitted, spatial_dims
+from esper_es.planning.layers.around_removal import going_with, projection_inside, replacing
 from esper_es.planning.layers.bypassing import Stream, input_of, stand_in, streams_through
+from esper_es.planning.layers.own_results import observed
 from esper_es.planning.layers.placement import is_sequential
 from esper_es.planning.layers.side_outputs import require_unmissed
 from esper_es.planning.observation import Observation, observe, reads_of
@@ -48,23 +50,23 @@ def plan_remove_layer(
     scene.require_outside_seeds(layer_name, slot_too=True)
     _require_no_seed_inside(scene, layer_name)
     _require_unshared(scene, layer_name)
-    _require_no_projection_inside(scene, layer_name)
+    leaving = going_with(scene, layer_name)
     if bridge_strategy == "learned":
         _require_no_projection(scene, layer_name)
-    first = scene.observe(take=[layer_name])
+    first = observed(scene.shadow, layer_name, lambda: scene.observe(take=[layer_name]))
     observations = [first, *(_calibrated(scene, batch, layer_name) for batch in calibration)]
     streams = streams_through(first, layer_name)
     if bridge_strategy == "direct" and streams[0].fits:
-        edits = _direct_edits(scene, first, layer_name, streams[0])
+        edits = (*leaving, *_direct_edits(scene, first, layer_name, streams[0]))
         return _plan(scene, layer_name, bridge_strategy, edits, {}, None, False)
     bridge, quality = _bridge(scene, observations, layer_name, streams, bridge_strategy)
-    edits = (ReplaceModule(layer_name, bridge.fragment, bridge.initial),)
+    edits = (*leaving, replacing(scene, layer_name, bridge.fragment, bridge.initial))
     return _plan(scene, layer_name, bridge_strategy, edits, bridge.tensors, quality, True)
 
 
 def _calibrated(scene: Scene, batch: ExampleInputs, layer_name: str) -> Observation:
     try:
-        return observe(scene.shadow, batch, take=[layer_name])
+        return observed(scene.shadow, layer_name, lambda: observe(scene.shadow, batch, take=[layer_name]))
     except Exception as error:
         raise UsageError(f"the model does not run on a batch of calibration: {error}") from error
 
@@ -103,9 +105,11 @@ def _told(quality: Quality) -> dict[str, float | None]:
 
 
 def _require_no_seed_inside(scene: Scene, path: str) -> None:
-    """A seed on the layer itself keeps its place, for something will stand there; one inside would lose it."""
+    """A seed on the layer itself keeps its place, for something will stand there; one inside would lose it, but in what
+    stays."""
+    kept = projection_inside(scene, path)
     for seed in scene.seeds_on(path):
-        if seed.layer != path:
+        if seed.layer != path and (kept is None or relative_path(seed.layer, kept) is None):
             raise Refused(
                 f"seed {seed.id!r} ({seed.stage}) stands on {seed.layer!r}, which would go with {path!r}; remove "
                 "the layers around it instead",
@@ -132,21 +136,6 @@ def _require_unshared(scene: Scene, path: str) -> None:
         raise Refused(
             f"tensor {tied[0][1]!r} is also used as {tied[0][0]!r}; its layer can't be removed", "tied_tensor"
         )
-    used = [c for c in architecture.connections if {c.source, c.target} & (inside - {path})]
-    if used:
-        raise Refused(f"connection {used[0].id!r} ends inside {path!r}; remove that first", "connection")
-
-
-def _require_no_projection_inside(scene: Scene, path: str) -> None:
-    """Where a sequence would run whatever it holds, projections of skips lie inside of the layers that they end in."""
-    inside = set(scene.state.architecture.descendants(path)) - {path}
-    for skip in scene.state.architecture.skips():
-        if skip.via in inside:
-            raise Refused(
-                f"the projection of the skip from {skip.source!r} to {skip.target!r} lies inside {path!r} and would go "
-                "with it; remove the skip first, and add it again to what then stands there",
-                "connection",
-            )
 
 
 def _require_no_projection(scene: Scene, path: str) -> None:
@@ -171,7 +160,7 @@ def _direct_edits(scene: Scene, observation: Observation, path: str, stream: Str
         return (RemoveModule(path),)
     bypass = stand_in(scene.require_layer(path), path, reads, stream, None)
     require_unmissed(scene, observation, path, bypass)
-    return (ReplaceModule(path, fragment_of(bypass), Initial()),)
+    return (replacing(scene, path, fragment_of(bypass), Initial()),)
 
 
 def _is_only_run_in_order(scene: Scene, observation: Observation, path: str) -> bool:
