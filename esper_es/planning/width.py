@@ -7,15 +7,15 @@ from esper_es.domain.errors import Refused
 from esper_es.planning.heads.plan import plan_head_size, plan_of
 from esper_es.planning.heads.planner import HeadChange, with_stream
 from esper_es.planning.heads.targets import sides_of
-from esper_es.planning.resizing import gathers
 from esper_es.planning.scene import Plan, Scene
 from esper_es.planning.widths.asked import Answer, Asked, mixing, planned
-from esper_es.planning.widths.change import FIXED, Resolved, looked_at, resolve, runs, solved_together
+from esper_es.planning.widths.change import FIXED, Resolved, looked_at, resolve, runs
 from esper_es.planning.widths.companions import Target
 from esper_es.planning.widths.gradmax import Loss
 from esper_es.planning.widths.importance import Importance, l2_importance
 from esper_es.planning.widths.initializations import check_initialization, initialized
 from esper_es.planning.widths.lone_units import beside_the_one, down_to_one
+from esper_es.planning.widths.parts import in_parts, width_of
 from esper_es.planning.widths.request import HEAD_SIZE, WidthRequest
 from esper_es.planning.widths.spectral_norms import steady
 from esper_es.planning.widths.unreached import Unreached
@@ -110,7 +110,7 @@ def _planned(
             resolved=resolved,
             done=done.filled,
             method=done.method,
-            new_width=_width(resolved, group),
+            new_width=width_of(resolved, group),
             units=(first.group.units, first.units),
             kept=change.kept,
             reduced_by=mixing(changed.values()),
@@ -173,41 +173,30 @@ def _resolved(asked: Asked) -> Resolved:
         raise
     if target.units == 1 and group.reduced_by:
         return _down_to_one(scene, found, target, importance)
-    resolved = resolve(scene, found, target, importance)
-    width = _width(resolved, group)
-    if request.unit != "channels" or group.families == 1 or width == request.width:
-        return resolved
-    return _in_equal_parts(asked, width)
+    if request.unit != "channels" or group.families == 1:
+        return resolve(scene, found, target, importance)
+    return _of_parts(asked, target)
 
 
-def _width(resolved: Resolved, group: WidthGroup) -> int:
-    """How wide a dimension is afterwards, whatever of it changes."""
-    return len(gathers(resolved.change.resizings)[group.tensor, group.dim])
-
-
-def _in_equal_parts(asked: Asked, possible: int) -> Resolved:
-    """Change all parts of a dimension by as many channels, where the model's own code ties them to one another.
+def _of_parts(asked: Asked, target: Target) -> Resolved:
+    """Change a dimension whose units are of several kinds: the last ones if they grow, the least important if some go,
+    or as the code shares them out.
 
     Raises:
-        Refused: if they can't make up the width, with the one that would come of it.
+        Refused: if that can't make up the width.
     """
-    group, request = asked.group, asked.request
-    parts = [
-        (part, member.covered // part.units)
-        for part in asked.found.width_groups
-        if part.free and part.families == 1 and (member := part.member(group.tensor, group.dim))
-    ]
-    by, rest = divmod(request.width - group.size, len(parts) or 1)
-    targets = [Target(part, part.units + by // size) for part, size in parts if by % size == 0]
-    if not rest and len(targets) == len(parts) and all(target.units > 0 for target in targets):
-        resolved = solved_together(asked.scene, asked.found, targets, asked.importance)
-        if resolved is not None and _width(resolved, group) == request.width:
-            return resolved
-    raise Refused(
-        f"the model's own code ties the parts of {group.tensor} dim {group.dim} to one another: it can't be "
-        f"{request.width} wide; {possible} can be",
-        "width_unit",
-    )
+    scene, group = asked.scene, asked.group
+    try:
+        resolved = resolve(scene, asked.found, target, asked.importance)
+    except Refused:
+        shared = in_parts(asked)
+        if shared is None:
+            raise
+        return shared
+    width = width_of(resolved, group)
+    if width == asked.request.width and (not scene.careful or runs(scene, resolved)):
+        return resolved
+    return in_parts(asked, width if width != asked.request.width else None) or resolved
 
 
 def _down_to_one(scene: Scene, found: Trace, target: Target, importance: Importance) -> Resolved:

@@ -104,7 +104,66 @@ def test_parts_that_the_code_keeps_equal_make_up_the_width_that_was_asked_for() 
     assert (model.both.out_features, model.left.in_features, model.right.in_features) == (8, 4, 4)
 
 
-def test_a_width_that_equal_parts_can_not_make_up_is_refused_with_one_that_they_can() -> None:
-    result = widened(Halves(), 7)
+class LastLarger(Halves):
+    """Cuts in the middle, what is left over belongs to the second part."""
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        middle = y.shape[1] // 2
+        return y[:, :middle], y[:, middle:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "parts"),
+    [
+        (Halves, 7, (4, 3)),
+        (Halves, 9, (5, 4)),
+        (Halves, 5, (3, 2)),
+        (LastLarger, 9, (4, 5)),
+        (LastLarger, 5, (2, 3)),
+        (Parts, 4, (2, 2)),
+        (Parts, 5, (2, 3)),
+    ],
+)
+def test_parts_share_a_width_out_as_the_code_cuts_them(
+    kind: Callable[[], Parts], width: int, parts: tuple[int, int]
+) -> None:
+    model = kind()
+    result = widened(model, width)
+    assert result.success, result.error
+    assert (model.left.in_features, model.right.in_features) == parts
+
+
+@pytest.mark.parametrize(("kind", "width"), [(Halves, 9), (LastLarger, 9), (Halves, 7)])
+def test_parts_that_grow_unevenly_keep_the_function(kind: Callable[[], Parts], width: int) -> None:
+    model = kind()
+    before = model(X)
+    widened(model, width)
+    torch.testing.assert_close(model(X), before)
+
+
+class Ends(Halves):
+    """Two parts that are equal, whatever lies between them."""
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        half = y.shape[1] // 2
+        return y[:, :half], y[:, -half:]
+
+
+def test_a_width_that_equal_parts_can_not_make_up_is_refused_with_the_nearest_that_they_can() -> None:
+    result = widened(Ends(), 9)
     assert (result.success, result.check) == (False, "width_unit")
-    assert "8 can be" in (result.error or "")
+    assert "8 and 10 can be" in (result.error or "")
+
+
+class Chunks(Halves):
+    """Equal parts by the operator that makes them."""
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        return y.split(y.shape[1] // 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("width", "nearest"), [(9, "are 8 and 10"), (7, "are 6, as now, and 8"), (1, "is 2")]
+)
+def test_of_the_nearest_multiples_the_present_width_is_named_as_such(width: int, nearest: str) -> None:
+    assert (widened(Chunks(), width).error or "").endswith(f"the nearest {nearest}")

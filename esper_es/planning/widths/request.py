@@ -89,7 +89,7 @@ class WidthRequest:
         if self.unit != "channels":
             units = self.width
         elif self.width % group.unit_size:
-            raise Refused(_not_a_multiple(self.layer, self.width, group.unit_size), "width_unit")
+            raise Refused(_not_a_multiple(self.layer, self.width, group.unit_size, group.size), "width_unit")
         else:
             units = self.width // group.unit_size
         if units == group.units:
@@ -97,9 +97,10 @@ class WidthRequest:
         return units
 
 
-def _not_a_multiple(layer: str, width: int, size: int) -> str:
-    nearest = [w for w in (width // size * size, (width // size + 1) * size) if w > 0]
+def _not_a_multiple(layer: str, width: int, size: int, now: int) -> str:
+    multiples = [w for w in (width // size * size, (width // size + 1) * size) if w > 0]
+    nearest = [f"{w}, as now," if w == now else str(w) for w in multiples]
     return (
         f"the width of {layer!r} changes in units of {size} channels; {width} is not a multiple of them, the nearest "
-        f"are {' and '.join(map(str, nearest))}"
+        f"{'are' if len(nearest) > 1 else 'is'} {' and '.join(nearest).rstrip(',')}"
     )
