@@ -9,6 +9,7 @@ from typing import Any
 from attrs import Attribute, field, fields, frozen
 
 from esper_es.domain.errors import Refused
+from esper_es.domain.whole_numbers import whole
 
 
 def _number(minimum: float, integer: bool) -> Callable[[object, Attribute[Any], Any], None]:
@@ -45,18 +46,18 @@ class SurgeryConstraints:
             that rolls the surgery back at once.
     """
 
-    max_layers_to_add: int = field(default=5, validator=_number(0, True))
-    max_layers_to_remove: int = field(default=3, validator=_number(0, True))
-    max_width_multiplier: float = field(default=2.0, validator=_number(1, False))
-    min_width_divisor: float = field(default=2.0, validator=_number(1, False))
-    min_epochs_between_surgeries: int = field(default=10, validator=_number(0, True))
-    max_surgeries_per_epoch: int = field(default=2, validator=_number(0, True))
-    max_parameter_increase: float = field(default=1.5, validator=_number(1, False))
-    max_memory_increase_mb: float = field(default=500, validator=_number(0, False))
-    max_skip_connections: int = field(default=10, validator=_number(0, True))
-    max_graph_depth: int = field(default=100, validator=_number(1, True))
-    required_validation_score: float = field(default=0.9, validator=_number(0, False))
-    rollback_on_performance_drop: float = field(default=0.1, validator=_number(0, False))
+    max_layers_to_add: int = field(default=5, converter=whole, validator=_number(0, True))
+    max_layers_to_remove: int = field(default=3, converter=whole, validator=_number(0, True))
+    max_width_multiplier: float = field(default=2.0, converter=whole, validator=_number(1, False))
+    min_width_divisor: float = field(default=2.0, converter=whole, validator=_number(1, False))
+    min_epochs_between_surgeries: int = field(default=10, converter=whole, validator=_number(0, True))
+    max_surgeries_per_epoch: int = field(default=2, converter=whole, validator=_number(0, True))
+    max_parameter_increase: float = field(default=1.5, converter=whole, validator=_number(1, False))
+    max_memory_increase_mb: float = field(default=500, converter=whole, validator=_number(0, False))
+    max_skip_connections: int = field(default=10, converter=whole, validator=_number(0, True))
+    max_graph_depth: int = field(default=100, converter=whole, validator=_number(1, True))
+    required_validation_score: float = field(default=0.9, converter=whole, validator=_number(0, False))
+    rollback_on_performance_drop: float = field(default=0.1, converter=whole, validator=_number(0, False))
 
 
 def require_at_most(limit_name: str, value: float, limit: float, what: str) -> None:

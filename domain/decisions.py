@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from attrs import Attribute, field, frozen
 from attrs.validators import instance_of, optional
 
 from esper_es.domain.canonical import Json, canonical_bytes
+from esper_es.domain.whole_numbers import whole
 
 SURGERY_TYPES = ("add_neurons", "add_layer", "remove_layer", "add_skip_connection")
 SEED_TYPES = ("add_seed", "remove_seed", "modify_architecture", "optimize_parameters")
@@ -30,6 +32,12 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "add_layer": ("layer_spec",),
     "add_skip_connection": ("from_layer",),
 }
+
+
+def _plain_counts(parameters: Any) -> Any:
+    if not isinstance(parameters, Mapping):
+        return parameters
+    return {name: whole(value) for name, value in parameters.items()}
 
 
 def _number(_: object, attribute: Attribute[float], value: object) -> None:
@@ -68,7 +76,7 @@ class AdaptationDecision:
     adaptation_type: str = field(validator=instance_of(str))
     confidence: float = field(validator=_unit_interval)
     urgency: float = field(default=0.5, validator=_unit_interval)
-    parameters: Mapping[str, Json] = field(factory=dict)
+    parameters: Mapping[str, Json] = field(factory=dict, converter=_plain_counts)
     reasoning: str = field(default="", validator=instance_of(str))
     actor: str = field(default="policy", validator=instance_of(str))
     metadata: Mapping[str, Json] = field(factory=dict)

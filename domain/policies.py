@@ -5,6 +5,8 @@ from __future__ import annotations
 from attrs import field, frozen
 from attrs.validators import ge, in_, instance_of, optional
 
+from esper_es.domain.whole_numbers import whole
+
 
 @frozen(kw_only=True)
 class CapturePolicy:
@@ -18,8 +20,12 @@ class CapturePolicy:
     """
 
     before_structural_change: bool = field(default=True, validator=instance_of(bool))
-    every_n_epochs: int | None = field(default=None, validator=optional([instance_of(int), ge(1)]))
-    keep_last: int | None = field(default=None, validator=optional([instance_of(int), ge(1)]))
+    every_n_epochs: int | None = field(
+        default=None, converter=whole, validator=optional([instance_of(int), ge(1)])
+    )
+    keep_last: int | None = field(
+        default=None, converter=whole, validator=optional([instance_of(int), ge(1)])
+    )
 
 
 @frozen(kw_only=True)
@@ -36,7 +42,7 @@ class WatchPolicy:
 
     metric: str = field(validator=instance_of(str))
     mode: str = field(default="max", validator=in_(("max", "min")))
-    epochs: int = field(default=3, validator=[instance_of(int), ge(1)])
+    epochs: int = field(default=3, converter=whole, validator=[instance_of(int), ge(1)])
 
 
 def score(observed: float, baseline: float, mode: str) -> float:

@@ -23,6 +23,7 @@ from esper_es.domain.lifecycle import ESPER_LITE, LifecycleProfile
 from esper_es.domain.model import Moment, enveloped, folded
 from esper_es.domain.policies import CapturePolicy, WatchPolicy
 from esper_es.domain.state import ModelState, Restorable
+from esper_es.domain.whole_numbers import whole
 from esper_es.environment import environment_of
 from esper_es.example_inputs import ExampleInputs, normalized
 from esper_es.ledger.log import Log
@@ -159,7 +160,8 @@ def _blueprint(
     """Return what builds the model: as the caller says, or else as a model of a known library says itself."""
     if terms.blueprint is None and terms.blueprint_args:
         raise UsageError("blueprint_args were given without a blueprint")
-    name, arguments = terms.blueprint, dict(terms.blueprint_args)
+    name = terms.blueprint
+    arguments = {key: whole(value) for key, value in terms.blueprint_args.items()}
     if name is None and opaque_classes(architecture):
         name, arguments = recognized(module) or (None, {})
     try:

@@ -20,6 +20,7 @@ from esper_es.domain.lifecycle import LifecycleProfile
 from esper_es.domain.model import Moment, enveloped, folded
 from esper_es.domain.policies import CapturePolicy, WatchPolicy
 from esper_es.domain.state import ModelState
+from esper_es.domain.whole_numbers import whole
 from esper_es.forking import forked, repeat_surgery, surgeries_of
 from esper_es.ledger.chain import Finding, verify_chain
 from esper_es.ledger.database import open_database
@@ -248,6 +249,7 @@ class Engine:
             UsageError: if the log knows no such model or version.
             MissingTensorError: if the vault lacks a recorded tensor.
         """
+        since = whole(since)
         if isinstance(since, bool) or not isinstance(since, int) or since < 0:
             raise UsageError(f"since is the number of a version, got {since!r}")
         if not isinstance(onto, Run):
@@ -278,6 +280,7 @@ class Engine:
         return self._at(newest, version)
 
     def _at(self, newest: ModelState, version: int | None) -> ModelState:
+        version = whole(version)
         if version is None or version == newest.version:
             return newest
         if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < newest.version:

@@ -15,6 +15,7 @@ from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.facts import AlphaChanged, Fact, SeedAdvanced, StateCaptured, SurgeryRefused
 from esper_es.domain.surgery_commands import Change
+from esper_es.domain.whole_numbers import whole
 from esper_es.effects import preserved
 from esper_es.failpoints import reach
 from esper_es.following import check_followers
@@ -46,6 +47,7 @@ def _as_json(value: Any) -> Json:
         return [_as_json(item) for item in value]
     if value is None or isinstance(value, (str, bool)):
         return value
+    value = whole(value)
     finite = isinstance(value, (int, float)) and abs(value) < 2**63
     return value if finite else repr(value)
 

@@ -16,6 +16,7 @@ from esper_es.domain.decisions import AdaptationDecision
 from esper_es.domain.envelope import Cause
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.state import ModelState
+from esper_es.domain.whole_numbers import whole
 from esper_es.example_inputs import normalized
 from esper_es.exporting import exported
 from esper_es.fingerprints import fingerprint, state_fingerprint
@@ -176,6 +177,7 @@ class Run:
             MissingTensorError, IntegrityFailure, ReplayError, VaultError, LedgerError: if it can't be done; the run
                 is as before.
         """
+        to_version = whole(to_version)
         cause = cause or Cause(reasoning=reason)
         request = Request(
             operation="rollback",

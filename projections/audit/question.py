@@ -9,6 +9,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from esper_es.domain.errors import UsageError
+from esper_es.domain.whole_numbers import whole
 
 
 @frozen
@@ -102,12 +103,14 @@ def _name(value: Any) -> str:
 
 
 def _version(value: Any) -> int:
+    value = whole(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError("must be a version: an integer from 1 on")
     return value
 
 
 def _count(value: Any) -> int:
+    value = whole(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError("must be an integer from 0 on")
     return value

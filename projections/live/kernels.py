@@ -13,6 +13,7 @@ from torch import nn
 
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import Refused, UsageError
+from esper_es.domain.whole_numbers import whole
 from esper_es.projections.live.modules import NoOp
 
 
@@ -87,6 +88,7 @@ def kernel_arguments(name: str, arguments: Mapping[str, Json]) -> dict[str, int]
     if unknown := set(arguments) - set(defaults):
         takes = ", ".join(sorted(defaults)) or "no arguments"
         raise UsageError(f"kernel {name!r} takes {takes}, not {', '.join(map(repr, sorted(unknown)))}")
+    arguments = {key: whole(value) for key, value in arguments.items()}
     for key, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"kernel argument {key!r} must be a positive integer, got {value!r}")

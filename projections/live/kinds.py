@@ -14,6 +14,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from esper_es.domain.canonical import Json
 from esper_es.domain.errors import UsageError
+from esper_es.domain.whole_numbers import whole
 from esper_es.projections.live.hosting import original_class
 
 Reader = Callable[[Any], Json]
@@ -103,8 +104,13 @@ def _known() -> str:
 
 
 def plain(value: Any) -> Json:
-    """Turn tuples into lists, all the way down, as JSON does."""
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    """Turn tuples into lists, all the way down, as JSON does, and whatever stands for a whole number into one."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if type(value) in _OF_JSON else whole(value)
+
+
+_OF_JSON = frozenset((int, float, str, bool, type(None)))
 
 
 def tupled(value: Json) -> Any:

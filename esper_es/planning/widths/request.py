@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from esper_es.domain.errors import Refused, UsageError
+from esper_es.domain.whole_numbers import whole
 from esper_es.tracing import Trace, WidthGroup
 
 HEAD_SIZE = "head_size"
@@ -31,9 +32,9 @@ class WidthRequest:
     """
 
     layer: str
-    width: int
+    width: int = field(converter=whole)
     unit: str = "channels"
-    dimension: str | int = "out"
+    dimension: str | int = field(default="out", converter=whole)
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.width, bool) or not isinstance(self.width, int) or self.width < 1:
