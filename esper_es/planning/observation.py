@@ -82,6 +82,11 @@ class Observation:
         shared = next((example for example in found[0] if all(example in calls for calls in found)), None)
         return tuple(() if shared is None else calls[shared] for calls in found)
 
+    def pairs_of(self, source: str, target: str) -> tuple[tuple[Call, Call], ...]:
+        """Return the first call of either module on every example that reaches both."""
+        one, other = self._calls_by_example(source), self._calls_by_example(target)
+        return tuple((one[example][0], other[example][0]) for example in one if example in other)
+
     def examples_of(self, path: str) -> frozenset[int]:
         """Return which examples reach a module."""
         return frozenset(self._calls_by_example(path))

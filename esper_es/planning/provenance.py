@@ -8,14 +8,14 @@ from torch import nn
 
 from esper_es.example_inputs import ExampleInputs
 from esper_es.projections.live.modules import SeedSlot
-from esper_es.tracing import Frames, Trace, trace
+from esper_es.tracing import Trace, Watcher, trace
 
 
-def traced(module: nn.Module, examples: ExampleInputs, frames: Frames | None = None) -> Trace:
+def traced(module: nn.Module, examples: ExampleInputs, watcher: Watcher | None = None) -> Trace:
     """Trace a copy of the model on its example inputs.
 
     The branch of a seed takes part even while it rests, so that what it is fed with and what it feeds grow and
-    shrink together with the rest. ``frames`` collects what the code of modules has at hand.
+    shrink together with the rest. ``watcher`` collects what else is to be seen of it.
 
     Raises:
         UsageError: if the model fails on its example inputs.
@@ -24,4 +24,4 @@ def traced(module: nn.Module, examples: ExampleInputs, frames: Frames | None = N
         for part in module.modules():
             if isinstance(part, SeedSlot):
                 stack.enter_context(part.mixing())
-        return trace(module, list(examples.fresh()), frames)
+        return trace(module, list(examples.fresh()), watcher)

@@ -18,13 +18,14 @@ from esper_es.tracing.groups import Member, Pin, Reduction, WidthGroup
 from esper_es.tracing.growth import Growth, Refusal, group_growth, group_selection, growth, selection
 from esper_es.tracing.heads import freed, head_size, places_in_heads, reads, sides_of_heads
 from esper_es.tracing.operation import Operation
+from esper_es.tracing.outputs import Outputs, turned
 from esper_es.tracing.proof import prove
 from esper_es.tracing.provenance import Trace
 from esper_es.tracing.readings import Reading, counts_heads, readings, readings_beside, weighing
 from esper_es.tracing.roles import Role
 from esper_es.tracing.rule_table import rule
 from esper_es.tracing.slots import TracedTensor
-from esper_es.tracing.tracer import trace
+from esper_es.tracing.tracer import Watcher, trace
 from esper_es.tracing.wholes import as_whole, claimed, misread
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Member",
     "ModuleCall",
     "Operation",
+    "Outputs",
     "Pin",
     "Reading",
     "Reduction",
@@ -43,6 +45,7 @@ __all__ = [
     "Role",
     "Trace",
     "TracedTensor",
+    "Watcher",
     "WidthGroup",
     "as_whole",
     "claimed",
@@ -62,5 +65,6 @@ __all__ = [
     "selection",
     "sides_of_heads",
     "trace",
+    "turned",
     "weighing",
 ]

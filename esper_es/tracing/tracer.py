@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -13,7 +13,6 @@ from esper_es.tracing import standard_rules  # noqa: F401  (fills the table of r
 from esper_es.tracing.calls import CallRecorder
 from esper_es.tracing.carry import Carry, Origin
 from esper_es.tracing.carry_memory import CarryMemory
-from esper_es.tracing.frames import Frames
 from esper_es.tracing.isolation import plain_kernels, uncollected, undisturbed
 from esper_es.tracing.provenance import Trace
 from esper_es.tracing.relations import Relations
@@ -24,7 +23,14 @@ from esper_es.tracing.watching import FunctionWatch, OperatorWatch, settle
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def trace(model: nn.Module, examples: Sequence[Example], frames: Frames | None = None) -> Trace:
+class Watcher(Protocol):
+    """Looks at the runs of a model that is traced."""
+
+    def watching(self, model: nn.Module, memory: CarryMemory, slots: int) -> AbstractContextManager[None]:
+        """Watch one run, inside the modes of the tracer; ``memory`` holds what tensors carry."""
+
+
+def trace(model: nn.Module, examples: Sequence[Example], watcher: Watcher | None = None) -> Trace:
     """Run a model on each example and follow every channel through every operator that it executes.
 
     The model runs as it is, in evaluation mode and without gradients; its flags, what its forward keeps on its
@@ -35,7 +41,7 @@ def trace(model: nn.Module, examples: Sequence[Example], frames: Frames | None =
     Args:
         model: the model, best a copy: a forward that writes into its tensors does so here too.
         examples: arguments and keyword arguments for each run.
-        frames: collects what the code of modules has at hand; it costs about as much again.
+        watcher: collects what else is to be seen of the runs, such as ``Frames``, which costs about as much again.
 
     Raises:
         UsageError: no example, one that is not a pair of tuple and dict, one that the model fails on, or a
@@ -45,10 +51,10 @@ def trace(model: nn.Module, examples: Sequence[Example], frames: Frames | None =
     if not examples:
         raise UsageError("a trace needs at least one example: a pair of arguments and keyword arguments")
     with uncollected():
-        return _traced(model, examples, frames)
+        return _traced(model, examples, watcher)
 
 
-def _traced(model: nn.Module, examples: Sequence[Example], frames: Frames | None) -> Trace:
+def _traced(model: nn.Module, examples: Sequence[Example], watcher: Watcher | None) -> Trace:
     seeds = seed(model)
     relations = Relations(seeds.index.size)
     memory = CarryMemory(seeds)
@@ -56,7 +62,7 @@ def _traced(model: nn.Module, examples: Sequence[Example], frames: Frames | None
     with undisturbed(model, examples), plain_kernels(), calls.recording(model):
         for number, example in enumerate(examples):
             calls.example = number
-            looking = nullcontext() if frames is None else frames.watching(model, memory, seeds.index.size)
+            looking = nullcontext() if watcher is None else watcher.watching(model, memory, seeds.index.size)
             output = _run(model, number, example, memory, relations, calls, looking)
             for tensor in result_tensors(output):
                 carry = memory.recall(tensor)

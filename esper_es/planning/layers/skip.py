@@ -7,16 +7,18 @@ from functools import partial
 
 import torch
 from attrs import evolve
+from torch import nn
 
 from esper_es.domain import rules
 from esper_es.domain.architecture import Connection, join_path
 from esper_es.domain.edits import AddModule, Connect, Disconnect, Edit, Fill, RemoveModule
 from esper_es.domain.errors import Refused, UsageError
 from esper_es.domain.surgery_commands import add_skip_connection, remove_skip_connection
+from esper_es.planning.layers.coincidence import require_alike, unlike
 from esper_es.planning.layers.joining import joining_layer, written_in_place
 from esper_es.planning.layers.placement import next_order, owner_of, require_free, require_own_forward
 from esper_es.planning.layers.skip_order import finding, trace_skips
-from esper_es.planning.observation import Observation
+from esper_es.planning.observation import Call, Observation
 from esper_es.planning.scene import Plan, Scene, new_module
 from esper_es.projections.live.build import fragment_of
 from esper_es.projections.live.fusion import Fusion
@@ -29,9 +31,10 @@ CONNECTION_TYPES = ("add", "concat")
 def plan_add_skip_connection(scene: Scene, *, from_layer: str, to_layer: str, connection_type: str) -> Plan:
     """Let the output of one layer join the output of a later one.
 
-    ``add``: where the shapes are the same, it is added as it is (He et al. 2016); where they differ, through a
-    projection that starts at zero, so that the model's function stays. ``concat``: both outputs side by side pass
-    a projection that starts as an identity on the one and zero on the other, so that function and widths stay.
+    ``add``: where the shapes are the same, it is added as it is (He et al. 2016); where they differ, or do so on inputs
+    of another size, through a projection that starts at zero, so that the model's function stays. ``concat``: both
+    outputs side by side pass a projection that starts as an identity on the one and zero on the other, so that function
+    and widths stay.
 
     Raises:
         UsageError: for an unknown connection type.
@@ -86,18 +89,39 @@ def _projection(
 ) -> tuple[tuple[Edit, ...], Mapping[str, torch.Tensor], str | None]:
     """Return the edits that add what the taken output passes, and its path; nothing where it passes as it is."""
     source, target = (calls[0] for calls in observation.calls_together(skip.source, skip.target))
+    by_chance = None
     if skip.join == "add" and source.output == target.output:
-        return (), {}, None
+        other = unlike(scene, observation, skip)
+        if other is None:
+            require_alike(scene, skip, target.output or ())
+            return (), {}, None
+        by_chance = source.output
+        observation, (source, target) = other
     name = f"skip_{source.path}_to_{target.path}".replace(".", "_")
     path = join_path(owner_of(scene.live.module, target.path), name)
     require_free(scene.live.module, path)
     seed = scene.seed(path)
-    layer = seeded(seed, partial(joining_layer, observation, source, target, skip.join == "concat"))
+    layer = seeded(seed, partial(_joining, observation, source, target, skip, by_chance))
     inside = "projection." if isinstance(layer, Fusion) else ""
     fills = {f"{inside}weight": Fill("zeros"), f"{inside}bias": Fill("zeros")}
     new = new_module(layer, fragment_of(layer), seed, fills, given=False)
     add = AddModule(path, new.fragment, None, new.initial, like=target.path)
     return (add,), new.tensors, path
+
+
+def _joining(
+    observation: Observation, source: Call, target: Call, skip: Connection, by_chance: tuple[int, ...] | None
+) -> nn.Module:
+    try:
+        return joining_layer(observation, source, target, skip.join == "concat")
+    except Refused as refusal:
+        if by_chance is None:
+            raise
+        raise Refused(
+            f"{skip.source!r} and {skip.target!r} both return the shape {by_chance} on the example inputs, but only by "
+            f"chance: where these have another size, {source.output} and {target.output}; {refusal.reason}",
+            refusal.check,
+        ) from refusal
 
 
 def plan_remove_skip_connection(scene: Scene, *, from_layer: str, to_layer: str) -> Plan:
