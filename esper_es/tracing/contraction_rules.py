@@ -70,9 +70,14 @@ def addmm(op: Operation) -> None:
 
 @rule(aten.baddbmm)
 def baddbmm(op: Operation) -> None:
+    """What is added meets the product, from which the channels that were summed over are gone: position biases fix the
+    number of heads, and nothing inside of these."""
     bias, left, right = op.args[:3]
-    operands = [operand(op, left, "bmk"), operand(op, right, "bkn")]
-    op.carry(op.result, contract(op, operands, "bmn", operand(op, bias, "bmn"[3 - bias.ndim :])))
+    product = contract(op, [operand(op, left, "bmk"), operand(op, right, "bkn")], "bmn")
+    sizes = tuple(op.result.shape)
+    made = Operand(tuple("bmn"), sizes, (False,) * len(sizes), tuple(product), Origin.ACTIVATION)
+    added = operand(op, bias, "bmn"[3 - bias.ndim :])
+    op.carry(op.result, contract(op, [made], "bmn", added))
 
 
 @rule(*existing(aten, "_trilinear"))

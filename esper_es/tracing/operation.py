@@ -198,7 +198,7 @@ class Operation:
         """The shadows of a result. ``None`` among them stands for one that the operator made untraceable."""
         kept = [shadow for shadow in shadows if shadow is not None and shadow.ids.size]
         if len(kept) > 1:
-            kept = [shadow for shadow in kept if not self._yields(shadow, kept)]
+            kept = [shadow for shadow in kept if not self._yields(shadow, kept)] or kept[:1]
         self._memory.remember(tensor, Carry(tuple(kept), self._origin, tuple(debts)))
 
     def move(self, transform: Callable[[Shadow], Shadow | None]) -> None:
@@ -215,7 +215,8 @@ class Operation:
         self.carry(self.result, moved)
 
     def _yields(self, shadow: Shadow, others: Sequence[Shadow]) -> bool:
-        """A pinned or nameless shadow adds nothing where another one covers the same dimensions."""
+        """A pinned or nameless shadow adds nothing where another one covers the same dimensions; of several that all
+        are, the first stays."""
         rivals = [o for o in others if o is not shadow and set(shadow.dims) & set(o.dims)]
         return bool(rivals) and (self.is_nameless(shadow) or self._relations.all_pinned(shadow.ids))
 

@@ -53,6 +53,7 @@ PHI_NORMED = _of(
 PERSIMMON = _of("persimmon", "PersimmonForCausalLM", "PersimmonConfig", **SMALL, partial_rotary_factor=0.5)
 COHERE = _of("cohere", "CohereForCausalLM", "CohereConfig", **GROUPED)
 FALCON = _of("falcon", "FalconForCausalLM", "FalconConfig", **COMMON, **TOKENS)
+FALCON_ALIBI = _of("falcon-alibi", "FalconForCausalLM", "FalconConfig", **COMMON, **TOKENS, alibi=True)
 OPT = _of("opt", "OPTForCausalLM", "OPTConfig", **COMMON, ffn_dim=40, word_embed_proj_dim=32, **TOKENS)
 GPTJ_SIZES = {"vocab_size": 97, "n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 16}
 GPTJ = _of("gptj", "GPTJForCausalLM", "GPTJConfig", **GPTJ_SIZES, rotary_dim=4)
@@ -226,6 +227,20 @@ class Attention(nn.Module):
 FREE = _transformer("free", Attention, lambda: {"x": torch.randn(2, 5, 12)})
 NORMED = _transformer("free-normed", partial(Attention, normed=True), lambda: {"x": torch.randn(2, 5, 12)})
 ONE_POSITION = _transformer("one-position", Attention, lambda: {"x": torch.randn(2, 1, 12)})
+
+
+class Tempered(Attention):
+    """Heads whose number a constant fixes, before they meet: nothing shows that there are several."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (3, 6)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        tempers = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+        mixed = F.scaled_dot_product_attention(q * tempers, k, v)
+        made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return made
+
+
+TEMPERED = _transformer("tempered", Tempered, lambda: {"x": torch.randn(2, 5, 12)})
 
 
 class GroupedFilters(nn.Module):

@@ -150,3 +150,24 @@ class Crossed(Apart):
 
 def test_dimensions_that_are_flattened_in_another_order_come_and_go_as_one() -> None:
     assert trace(Crossed(), [((torch.randn(2, 7, 5),), {})]).group_of("make", 1).units == 1
+
+
+class AddedTo(nn.Module):
+    """Heads along the batch dimension of a product, to which one number for each head is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.leave = (
+            nn.Linear(a, b) for a, b in ((5, 12), (5, 12), (5, 12), (12, 2))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (4, 3)).transpose(1, 2).flatten(0, 1) for f in (self.q, self.k, self.v))
+        biases = torch.randn(4, 1, 1).repeat(len(x), 1, 1)
+        mixed = torch.baddbmm(biases, q, k.mT).softmax(-1) @ v
+        return self.leave(mixed.unflatten(0, (len(x), 4)).transpose(1, 2).flatten(2))
+
+
+def test_what_is_added_to_a_product_fixes_heads_and_does_not_make_them_one() -> None:
+    group = trace(AddedTo(), example(torch.randn(2, 6, 5))).group_of("q")
+    assert (group.free, group.units, group.unit_size) == (False, 4, 3)

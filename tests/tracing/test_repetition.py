@@ -58,3 +58,19 @@ def test_the_one_head_that_serves_all_stays_as_it_is(layer: str) -> None:
 
 def test_where_the_repeated_head_was_written_into_the_others_are_not_alike() -> None:
     assert traced(first_silenced).group_of("q").units == 1
+
+
+class Biased(MultiQuery):
+    """Scores that get a bias for each head, which nobody learns (ALiBi, Press et al. 2022)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        q = self.q(x).view(batch, length, -1, 3).transpose(1, 2)
+        biases = torch.randn(1, 4, 1, length)
+        heads = F.scaled_dot_product_attention(q, self.k(x)[:, None], self.v(x)[:, None], attn_mask=biases)
+        return self.leave(heads.transpose(1, 2).flatten(2))
+
+
+def test_heads_whose_number_a_bias_fixes_are_still_read_as_heads() -> None:
+    group = trace(Biased(), example(torch.randn(2, 6, 5))).group_of("leave", 1)
+    assert (group.free, group.units, group.unit_size) == (False, 4, 3)
