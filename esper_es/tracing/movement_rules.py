@@ -218,12 +218,13 @@ def unbind(op: Operation) -> None:
 def split(op: Operation) -> None:
     """Equal parts (a chunk) grow and shrink together: index i of each is bundled with index i of the others.
 
-    Parts cut by one size that leave a shorter rest have no such law, their channels are pinned.
+    Parts cut by one size that leave a shorter rest have no such law, their channels are pinned. Where each part has a
+    size of its own, that two are equal says nothing.
     """
     dim = op.dim()
     sizes = [part.shape[dim] for part in op.result]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    even = all(size == sizes[0] for size in sizes)
+    even = op.has_arg("split_size") and all(size == sizes[0] for size in sizes)
     for shadow in op.shadows(op.input):
         if dim in shadow.dims and len(sizes) > 1:
             if even:

@@ -141,6 +141,64 @@ def test_parts_that_grow_unevenly_keep_the_function(kind: Callable[[], Parts], w
     torch.testing.assert_close(model(X), before)
 
 
+class TwoSizes(Halves):
+    """Two sizes that happen to be equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = 3, 3
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        return y.split([self.first, self.second], 1)
+
+
+@pytest.mark.parametrize("width", [5, 7, 9])
+def test_equal_sizes_that_are_given_apart_are_no_law(width: int) -> None:
+    model = TwoSizes()
+    assert widened(model, width).success
+    assert [model.first, model.second] == [model.left.in_features, model.right.in_features]
+
+
+def test_only_the_last_of_two_equal_parts_grows_where_nothing_ties_them() -> None:
+    model = TwoSizes()
+    before = model(X)
+    widened(model, 9)
+    assert (model.left.in_features, model.right.in_features) == (3, 6)
+    torch.testing.assert_close(model(X), before)
+
+
+class OneSize(Halves):
+    """One size, given for both parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.half = 3
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        return y.split([self.half, self.half], 1)
+
+
+def test_parts_of_one_size_stay_equal() -> None:
+    model = OneSize()
+    assert widened(model, 10).success
+    assert (model.left.in_features, model.right.in_features, model.half) == (5, 5, 5)
+
+
+def test_parts_of_one_size_are_refused_with_the_nearest_widths() -> None:
+    assert "8 and 10 can be" in (widened(OneSize(), 9).error or "")
+
+
+class Constants(Halves):
+    """Sizes that stand in the code."""
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        return y.split([3, 3], 1)
+
+
+def test_sizes_that_stand_in_the_code_are_named() -> None:
+    assert "got split_sizes=[3, 3]" in (widened(Constants(), 8).error or "")
+
+
 class Ends(Halves):
     """Two parts that are equal, whatever lies between them."""
 
