@@ -29,14 +29,19 @@ class Cause(NamedTuple):
     module: str
 
 
+CUTS = ("aten.split", "aten.unsafe_split")
+"""Operators that cut a dimension into equal parts."""
+
+
 class Settled(NamedTuple):
     """All relations at the end of a trace, as flat arrays over slots.
 
     ``same[s]`` and ``units[s]`` are the smallest slot of the class of ``s``: one channel, and everything that
     comes and goes with it. ``paired`` are slots that a product of other things than weights was summed over. ``met``
     lists (slots of either factor of a product that no weight was in, how many each sum was over). ``shares``
-    lists (channels that several units have in common, what of these each of them meets); see ``Relations.share``. The
-    other three list (slots, what was observed about them).
+    lists (channels that several units have in common, what of these each of them meets); see ``Relations.share``.
+    ``cuts`` lists (channels of the first of equal parts, what operator cut them). The other three list (slots, what
+    was observed about them).
     """
 
     same: Ids
@@ -44,6 +49,7 @@ class Settled(NamedTuple):
     paired: Ids
     met: tuple[tuple[Ids, int], ...]
     shares: tuple[tuple[Ids, Ids], ...]
+    cuts: tuple[tuple[Ids, Site], ...]
     pins: tuple[tuple[Ids, Cause], ...]
     reductions: tuple[tuple[Ids, Site], ...]
     roles: tuple[tuple[Ids, Role, str], ...]
@@ -159,6 +165,7 @@ class Relations:
             paired=_known(self._paired),
             met=tuple((_known(parts), size) for size, parts in self._met.items()),
             shares=tuple((few, many) for few, many, _ in self._shares),
+            cuts=tuple((ids, site) for ids, _, site in self._bundles if site.op in CUTS),
             pins=tuple(_observed(self._pins)),
             reductions=tuple(_observed(self._reductions)),
             roles=tuple((ids, role, module) for ids, (role, module) in _observed(self._roles)),

@@ -50,6 +50,7 @@ PHI = _of("phi", "PhiForCausalLM", "PhiConfig", **SMALL, partial_rotary_factor=0
 PHI_NORMED = _of(
     "phi-normed", "PhiForCausalLM", "PhiConfig", **SMALL, partial_rotary_factor=0.5, qk_layernorm=True
 )
+STABLELM = _of("stablelm", "StableLmForCausalLM", "StableLmConfig", **GROUPED, qk_layernorm=True)
 PERSIMMON = _of("persimmon", "PersimmonForCausalLM", "PersimmonConfig", **SMALL, partial_rotary_factor=0.5)
 COHERE = _of("cohere", "CohereForCausalLM", "CohereConfig", **GROUPED)
 FALCON = _of("falcon", "FalconForCausalLM", "FalconConfig", **COMMON, **TOKENS)

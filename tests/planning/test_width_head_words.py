@@ -6,7 +6,7 @@ import pytest
 
 from esper_es import Engine
 
-from .head_models import DEEPSEEK, FUNNEL, GROUPED_FILTERS, LLAMA4, LONGFORMER
+from .head_models import DEEPSEEK, FUNNEL, GROUPED_FILTERS, LLAMA4, LONGFORMER, STABLELM
 from .test_width_head_size import refusal
 from .transformer_models import LLAMA, MAMBA, MAMBA2, Transformer
 
@@ -69,6 +69,22 @@ def test_values_change_beside_queries_whose_keys_are_out_of_sight(engine: Engine
         layer_name="model.layers.0.self_attn.o_proj", new_width=4, unit="head_size", dimension="in"
     )
     assert result.details["head_size"] == (6, 4)
+
+
+@pytest.mark.parametrize("layer", ["q_proj", "v_proj"])
+def test_a_refusal_says_what_takes_heads_one_by_one(layer: str, engine: Engine) -> None:
+    error = refusal(STABLELM.attached(engine), f"model.layers.0.self_attn.{layer}", 10)
+    assert "as aten.split in model.layers.0.self_attn.q_layernorm cuts them into equal parts" in error
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_values_may_get_the_size_of_the_keys_that_they_are_made_with(size: int, engine: Engine) -> None:
+    run = DEEPSEEK.attached(engine)
+    for width in (size, 7):
+        result = run.surgeon.modify_layer_width(
+            layer_name="model.layers.0.self_attn.o_proj", new_width=width, unit="head_size", dimension="in"
+        )
+        assert result.success, result.error
 
 
 def test_what_turns_in_pairs_is_named_with_the_nearest_sizes(engine: Engine) -> None:

@@ -129,7 +129,7 @@ def head_targets(
     sides = next(several, None) or _of_the_one(found, group, place)
     own = [side for side in sides if any(kind.member(*place) for kind in side.kinds)]
     if not own:
-        raise Refused(_no_heads(group), "heads")
+        raise Refused(_no_heads(found, group), "heads")
     if len({side.size for side in own}) > 1:
         own = [side for side in own if not side.reads]
     size = own[0].size
@@ -150,15 +150,30 @@ def _targets(sides: Iterable[Side], size: int) -> list[HeadTarget]:
         return []
 
 
-def _no_heads(group: WidthGroup) -> str:
+def _no_heads(found: Trace, group: WidthGroup) -> str:
     """Say that nothing shows heads, and what the trace says instead."""
     known = list(dict.fromkeys(f"{pin.tensor} dim {pin.dim} {pin.reason}" for pin in group.pins))
     if not known and group.units == 1 < group.size:
-        known = [f"all of its {group.size} channels come and go as one"]
+        known = [f"all of its {group.size} channels come and go as one{_cut(found, group)}"]
     said = f", but that {'; '.join(known)}" if known else ""
     return (
         f"nothing shows that {group.tensor} dim {group.dim} is made of heads, each of several channels{said}"
     )
+
+
+def _cut(found: Trace, group: WidthGroup) -> str:
+    """Say where code takes the parts of a unit one by one, as heads of which each has a norm of its own."""
+    tensor = found.index.named(group.tensor)
+    units, size = found.relations.units, found.index.size
+    own = None if tensor is None else units[found.index.slots(tensor, group.dim)[0]]
+    for ids, site in found.relations.cuts:
+        inside = ids[(ids >= 0) & (ids < size)]
+        if (units[inside] == own).any():
+            return (
+                f", as {site.op} in {site.module or 'the model'} cuts them into equal parts that the code takes one by "
+                "one; what is at one place of every part would have to change in all of them, which is not tried"
+            )
+    return ""
 
 
 def _of_heads(found: Trace, group: WidthGroup) -> Iterator[WidthGroup]:
