@@ -108,7 +108,8 @@ class ModelSurgeon:
 
         Args:
             model: only for a surgeon without a run.
-            layer_name: path of the layer.
+            layer_name: path of the layer. Connections inside of it go with it; skips that end in it end in what takes
+                its place.
             bridge_strategy: ``"direct"``: let the input through, by an adapter where shapes differ; ``"learned"``:
                 an affine adapter fitted to what the layer did.
             calibration: batches, each as ``example_inputs``, for the fit besides the example inputs; give
@@ -149,7 +150,7 @@ class ModelSurgeon:
             model: only for a surgeon without a run.
             layer_name: path of the layer.
             new_width: size of the dimension afterwards, counted by ``unit``. Where the outputs are cut into parts that
-                go different ways, new ones are like the last.
+                go different ways, new ones are like the last, or shared out among the parts as the code cuts them.
             initialization: of new entries. ``"function_preserving"``: incoming weights are drawn (He et al. 2015),
                 outgoing ones zero, so that the outputs stay bit for bit; under a LayerNorm or RMSNorm over the
                 channels by rescaling it (LEMON, Wang et al. 2023), up to rounding where the model allows it. Where
@@ -210,8 +211,9 @@ class ModelSurgeon:
             model: only for a surgeon without a run.
             from_layer: path of the earlier layer.
             to_layer: path of the later layer.
-            connection_type: ``"add"``; where shapes differ, through a projection that starts at zero; or ``"concat"``:
-                both outputs side by side through a projection that starts by letting the later one through.
+            connection_type: ``"add"``; where shapes differ, on the example inputs or on longer ones, through a
+                projection that starts at zero; or ``"concat"``: both outputs side by side through a projection that
+                starts by letting the later one through.
             cause: who and why.
 
         Raises:
