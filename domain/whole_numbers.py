@@ -11,7 +11,7 @@ def whole(value: Any) -> Any:
 
     A bool is no number here, and a float is no whole one, whatever its value.
     """
-    if isinstance(value, bool):
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
         return value
     try:
         return int(index(value))

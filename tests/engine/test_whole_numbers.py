@@ -47,7 +47,9 @@ def test_what_is_kept_of_a_width_is_a_plain_integer(engine: Engine) -> None:
     assert fingerprint(engine.replay("model")) == run.fingerprint
 
 
-@pytest.mark.parametrize("width", [np.True_, True, 10.0, np.float64(10.0), "10", None, torch.tensor(10.0)])
+@pytest.mark.parametrize(
+    "width", [np.True_, True, torch.tensor(True), 10.0, np.float64(10.0), "10", None, torch.tensor(10.0)]
+)
 def test_what_only_looks_like_a_whole_number_is_no_width(width: Any, engine: Engine) -> None:
     run = attached(engine, NESTED_MLP)
     with pytest.raises(UsageError, match="new_width must be a positive integer"):
