@@ -30,7 +30,11 @@ class Own:
         return 10
 
 
-@pytest.mark.parametrize("width", [np.int64(10), np.uint8(10), torch.tensor(10), Own()], ids=str)
+@pytest.mark.parametrize(
+    "width",
+    [np.int64(10), np.uint8(10), torch.tensor(10), Own()],
+    ids=["numpy", "numpy, unsigned", "torch", "own"],
+)
 def test_a_width_may_be_whatever_stands_for_a_whole_number(width: Any, engine: Engine) -> None:
     run = attached(engine, NESTED_MLP)
     result = run.surgeon.modify_layer_width(layer_name="0", new_width=width)
