@@ -14,6 +14,7 @@ from esper_es.planning.attributes.repair import adapted, coupled
 from esper_es.planning.attributes.search import searched
 from esper_es.planning.capacity import require_room_to_grow
 from esper_es.planning.heads.proof import head_proof
+from esper_es.planning.heads.tables_out_of_reach import of_tables
 from esper_es.planning.heads.targets import HeadTarget, head_targets, sides_of
 from esper_es.planning.heads.ways import Way, best_way
 from esper_es.planning.observation import observe
@@ -69,9 +70,10 @@ def head_change(asked: Asked) -> HeadChange:
     for targets, beside in _candidates(asked.found, every):
         try:
             return tried_change(asked, targets, beside)
-        except Refused as refusal:
-            if refusal.check not in SEARCHED:
-                raise
+        except Refused as error:
+            refusal = of_tables(asked.scene.live.module, targets, error)
+            if error.check not in SEARCHED:
+                raise refusal from error
             reason = reason or refusal
     assert reason is not None
     raise reason
