@@ -112,6 +112,7 @@ FUNNEL_SIZES = {
     "d_inner": 40,
 }
 FUNNEL = _of("funnel", "FunnelModel", "FunnelConfig", **FUNNEL_SIZES)
+FUNNEL_BASE = _of("funnel-base", "FunnelBaseModel", "FunnelConfig", **FUNNEL_SIZES)
 
 
 def longformer() -> nn.Module:

@@ -25,6 +25,8 @@ from .head_models import (
     FALCON,
     FALCON_ALIBI,
     FREE,
+    FUNNEL,
+    FUNNEL_BASE,
     GEMMA3,
     GPT2_OF_ONE,
     GPTJ,
@@ -106,6 +108,9 @@ HEADS = [
     Heads(PHI_NORMED, LLAMA_Q, 8, 9),
     Heads(PERSIMMON, "model.layers.0.self_attn.query_key_value"),
     *(Heads(model, "qkv") for model in TURNED),
+    Heads(FUNNEL, "encoder.blocks.0.0.attention.q_head"),
+    Heads(FUNNEL, "decoder.layers.1.attention.v_head"),
+    Heads(FUNNEL_BASE, "encoder.blocks.1.0.attention.post_proj", dimension="in"),
     Heads(ROFORMER, "roformer.encoder.layer.0.attention.self.query"),
 ]
 
@@ -293,6 +298,19 @@ def test_only_the_sizes_that_the_code_ties_change(engine: Engine) -> None:
     assert (run.model.qk_size, run.model.v_size, run.model.v.out_features) == (9, 6, 18)
     sized(run, Heads(FREE, "out", dimension="in"), 5)
     assert (run.model.qk_size, run.model.v_size, run.model.k.out_features) == (9, 5, 27)
+
+
+def test_all_attentions_change_that_read_one_setting(engine: Engine) -> None:
+    run = attached(engine, FUNNEL)
+    sized(run, Heads(FUNNEL, "encoder.blocks.0.0.attention.q_head"), 10)
+    parts = (run.model.encoder.blocks[1][0], run.model.decoder.layers[0])
+    assert [part.attention.v_head.out_features for part in parts] == [40, 40]
+
+
+def test_a_setting_that_all_attentions_read_follows(engine: Engine) -> None:
+    run = attached(engine, FUNNEL)
+    sized(run, Heads(FUNNEL, "encoder.blocks.0.0.attention.q_head"), 10)
+    assert run.model.config.d_head == 10
 
 
 def test_numbers_of_heads_that_are_as_large_by_chance_stay(engine: Engine) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, takewhile
 
 from attrs import evolve, frozen
+from torch import nn
 
 from esper_es.domain.architecture import relative_path
 from esper_es.domain.errors import Refused
+from esper_es.planning.attributes.options import CONFIG
 from esper_es.planning.heads.rotary_tables import rotary_tables
 from esper_es.planning.scene import Scene
 from esper_es.planning.widths.request import WidthRequest
@@ -136,10 +138,13 @@ def head_targets(
     if size == request.width:
         alone = own[0].taken_for_one
         raise Refused(f"{alone}the heads of {request.layer!r} have {size} channels already", "same_width")
-    yield from _everywhere(scene, found, [side.target(request.width) for side in own])
+    targets = [side.target(request.width) for side in own]
     every = [side for side in sides if side.size == size]
-    if len(own) < len(every) and (targets := _targets(every, request.width)):
-        yield from _everywhere(scene, found, targets)
+    both = _targets(every, request.width) if len(own) < len(every) else []
+    for one in (targets, both) if both else (targets,):
+        yield from _everywhere(scene, found, one)
+    for one in (targets, both) if both else (targets,):
+        yield from _of_one_setting(scene, found, one)
 
 
 def _targets(sides: Iterable[Side], size: int) -> list[HeadTarget]:
@@ -211,13 +216,29 @@ def _everywhere(
     turned = [target for target in targets if target.turned]
     if not turned:
         yield tuple(targets)
-        yield tuple(_alike(found, targets, same_name=True))
+        yield tuple(_alike(found, targets, same_name=True, turned=False))
         return
     tables = rotary_tables(scene.live.module, found, turned[0].kind.units)
     around = ".".join(_shared(member.tensor for member in targets[0].heads.members))
     own = tuple(table for table in tables if relative_path(table.module, around) is not None)
-    every = list(targets) if own else _alike(found, targets, same_name=False)
+    every = list(targets) if own else _alike(found, targets, same_name=False, turned=True)
     yield tuple(_once_each(every, own or tables))
+
+
+def _of_one_setting(
+    scene: Scene, found: Trace, targets: Sequence[HeadTarget]
+) -> Iterator[tuple[HeadTarget, ...]]:
+    """With targets of one attention the same ones of all others, where their size is a number of the settings that all
+    modules share."""
+    holder: nn.Module | None = scene.live.module
+    for part in _shared(member.tensor for member in targets[0].heads.members):
+        holder = getattr(holder, part)
+    settings = vars(holder).get(CONFIG)
+    shared = hasattr(settings, "__dict__") and targets[0].size in vars(settings).values()
+    if shared and not any(target.turned for target in targets):
+        every = _alike(found, targets, same_name=False, turned=False)
+        if len(every) > len(targets):
+            yield tuple(_once_each(every))
 
 
 def _once_each(every: Sequence[HeadTarget], tables: Sequence[Member] = ()) -> Iterator[HeadTarget]:
@@ -236,29 +257,34 @@ def _overlap(one: Member, other: Member) -> bool:
     return same and bool(((one.positions >= 0) & (other.positions >= 0)).any())
 
 
-def _alike(found: Trace, targets: Sequence[HeadTarget], *, same_name: bool) -> list[HeadTarget]:
+def _alike(found: Trace, targets: Sequence[HeadTarget], *, same_name: bool, turned: bool) -> list[HeadTarget]:
     """Targets of one attention, and the same ones of all others.
 
     Args:
-        same_name: whether others are those at places that have the same names, but for numbers; or else those of
-            which as many places are turned.
+        same_name: whether others are only those at places that have the same names, but for numbers.
+        turned: whether others are only those that rotary positions turn.
     """
     heads = targets[0].heads
     known = {(member.tensor, member.dim) for member in heads.members}
     every = list(targets)
     for group in found.width_groups:
         places = {(member.tensor, member.dim) for member in group.members}
-        if places & known or (same_name and without_numbers(group.tensor) != without_numbers(heads.tensor)):
+        named = [place for place in places if _alike_in_name(place, heads)]
+        if places & known or (same_name and not named):
             continue
-        place, reading = (group.tensor, group.dim), targets[0].reading
-        sides = _sides(found, group, place)
+        reading = targets[0].reading
+        sides = _sides(found, group, min(named, default=None))
         if reading is not None:
-            sides = _of_the_one(found, group, place, reading)
+            sides = _of_the_one(found, group, (group.tensor, group.dim), reading)
         added = [side for side in sides if any(_corresponds(side, target) for target in targets)]
-        if same_name or any(target.turned for side in added for target in [_as(side, targets)]):
+        if added and not (turned and not any(_as(side, targets).turned for side in added)):
             known |= places | {(m.tensor, m.dim) for side in added for m in side.heads.members}
             every += [_as(side, targets) for side in added]
     return every
+
+
+def _alike_in_name(place: tuple[str, int], heads: WidthGroup) -> bool:
+    return (without_numbers(place[0]), place[1]) == (without_numbers(heads.tensor), heads.dim)
 
 
 def _as(side: Side, targets: Sequence[HeadTarget]) -> HeadTarget:
@@ -282,14 +308,15 @@ def sides_of(found: Trace, group: WidthGroup) -> tuple[Side, ...]:
     return sides if {side.reads for side in sides} == {True, False} else ()
 
 
-def _sides(found: Trace, group: WidthGroup, place: tuple[str, int]) -> tuple[Side, ...]:
-    """The two sides of the attention that a place belongs to, as far as their channels are in sight.
+def _sides(found: Trace, group: WidthGroup, place: tuple[str, int] | None) -> tuple[Side, ...]:
+    """The two sides of the attention that a place belongs to, or the first one, as far as their channels are in sight.
 
     Heads of several attentions may be one group, as those that share a table of position biases. Kinds of places
     belong to one attention if a module that holds one of them holds the other.
     """
     sides = sides_of_heads(found, group)
-    own = [_holder(kind) for kind in chain(*sides) if kind.member(*place)]
+    kinds = list(chain(*sides))
+    own = [_holder(kind) for kind in kinds if (kind is kinds[0] if place is None else kind.member(*place))]
     parted = (
         tuple(kind for kind in side if any(_around(holder, _holder(kind)) for holder in own))
         for side in sides
