@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from attrs import field, frozen
@@ -64,6 +66,7 @@ class Observation:
         side_readers: by path of such a module, where else than by its stream its results reach another module:
             what is handed on, and the module that takes it.
         activation_bytes: of the outputs of modules without children, in the call that needs most.
+        forwards: by path of a module whose forward was called, and not the module, which code did so.
     """
 
     calls: tuple[Call, ...]
@@ -71,6 +74,7 @@ class Observation:
     taken: Mapping[str, tuple[Taken, ...]] = field(factory=dict)
     side_readers: Mapping[str, tuple[Location, str]] = field(factory=dict)
     activation_bytes: int = 0
+    forwards: Mapping[str, str] = field(factory=dict)
 
     def calls_of(self, path: str) -> tuple[Call, ...]:
         """Return the calls of a module on the first example that reaches it."""
@@ -118,10 +122,19 @@ class Observation:
             Refused: if the example inputs never ran it.
         """
         calls = self.calls_of(path)
-        if not calls and any(relative_path(call.path, path) for call in self.calls):
+        inside = not calls and any(relative_path(call.path, path) for call in self.calls)
+        if not calls and path in self.forwards:
+            raise Refused(
+                f"{what} {path!r} is never called itself: the code of {self.forwards[path]} calls its forward, of "
+                "which no hook hears, so that nobody sees what it takes and returns. Call the module there, as in "
+                f"layer(x) instead of layer.forward(x){', or name a layer inside it' if inside else ''}",
+                "not_called",
+            )
+        if inside:
             raise Refused(
                 f"{what} {path!r} is never called itself, only layers inside it are: it is a mere list of layers, or "
-                "the model calls its forward, so that nobody sees what it takes and returns; name a layer inside it",
+                "the model calls a method of it that is not its forward, so that nobody sees what it takes and "
+                "returns; name a layer inside it",
                 "not_called",
             )
         if not calls:
@@ -132,23 +145,35 @@ class Observation:
         return calls
 
 
+class _Begun(NamedTuple):
+    """A call that has begun: of which module, when, what is kept of it, and the shapes of what it was given."""
+
+    path: str
+    start: int
+    given: Given | None
+    inputs: tuple[tuple[int, ...], ...]
+
+
 class _Recorder:
     def __init__(self, names: Mapping[int, str], take: frozenset[str]) -> None:
         self.names = names
         self.take = take
         self.clock = 0
         self.example = 0
-        self.open: list[tuple[int, Given | None, tuple[tuple[int, ...], ...]]] = []
+        self.open: list[_Begun] = []
         self.calls: list[Call] = []
         self.taken: dict[str, list[Taken]] = {}
         self.side_readers: dict[str, tuple[Location, str]] = {}
         self.activation_bytes: Counter[int] = Counter()
+        self.forwards: dict[str, str] = {}
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         path = self.names[id(module)]
         self._note_side_reader(path, args, kwargs)
         given = given_to(module, args, kwargs) if path in self.take else None
-        self.open.append((self.clock, given, tuple(tuple(t.shape) for t in tensors_in((args, kwargs)))))
+        self.open.append(
+            _Begun(path, self.clock, given, tuple(tuple(t.shape) for t in tensors_in((args, kwargs))))
+        )
         self.clock += 1
 
     def _note_side_reader(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -166,8 +191,7 @@ class _Recorder:
                 self.side_readers.setdefault(source, (location, path))
 
     def finish(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        start, given, inputs = self.open.pop()
-        path = self.names[id(module)]
+        path, start, given, inputs = self.open.pop()
         location = stream_in(output)
         stream = None if location is None else entry_at(output, location)
         self.calls.append(
@@ -188,6 +212,19 @@ class _Recorder:
         if not module._modules:
             self.activation_bytes[self.example] += sum(tensor.nbytes for tensor in tensors_in(output))
 
+    def noting(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a forward that notes who calls it, where nobody called its module."""
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            within = self.open[-1].path if self.open else ""
+            if path != within and path not in self.forwards:
+                code = sys._getframe(1)
+                at = f"{Path(code.f_code.co_filename).name}, line {code.f_lineno}"
+                self.forwards[path] = f"{repr(within) if within else 'the model'} ({at})"
+            return forward(*args, **kwargs)
+
+        return noted
+
 
 def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()) -> Observation:
     """Run a module, in eval mode and without gradients, and watch it.
@@ -207,7 +244,7 @@ def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()
         handles.append(part.register_forward_pre_hook(recorder.begin, with_kwargs=True, prepend=True))
         handles.append(part.register_forward_hook(recorder.finish, with_kwargs=True))
     try:
-        with _unpacked():
+        with _unpacked(), _noting_forwards(recorder, module):
             outputs = in_eval(module, lambda: _run(module, examples, recorder))
     finally:
         for handle in handles:
@@ -218,7 +255,29 @@ def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()
         taken={path: tuple(calls) for path, calls in recorder.taken.items()},
         side_readers=recorder.side_readers,
         activation_bytes=max(recorder.activation_bytes.values(), default=0),
+        forwards=recorder.forwards,
     )
+
+
+@contextmanager
+def _noting_forwards(recorder: _Recorder, root: nn.Module) -> Iterator[None]:
+    """Note calls of ``module.forward``, of which no hook hears."""
+    own = [
+        (path, vars(module))
+        for path, module in root.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    before = [attributes.get("forward") for _, attributes in own]
+    try:
+        for path, attributes in own:
+            attributes["forward"] = recorder.noting(path, root.get_submodule(path).forward)
+        yield
+    finally:
+        for (_, attributes), forward in zip(own, before, strict=True):
+            if forward is None:
+                del attributes["forward"]
+            else:
+                attributes["forward"] = forward
 
 
 @contextmanager

@@ -237,3 +237,50 @@ def test_a_block_of_which_only_the_forward_is_called_is_not_said_never_to_run(en
     result = run.surgeon.remove_layer(layer_name="block")
     assert result.check == "not_called"
     assert "name a layer inside it" in str(result.error)
+
+
+def test_who_calls_a_forward_and_not_the_module_is_named(engine: Engine) -> None:
+    blueprint("tests/around")(Around)
+    run = engine.attach(Around(), "model", example_inputs=(torch.randn(3, 6),), blueprint="tests/around")
+    error = str(run.surgeon.remove_layer(layer_name="block").error)
+    assert "the code of the model (test_removal.py, line" in error
+
+
+class AroundALayer(nn.Module):
+    """Calls the forward of a layer without parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.leave = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.leave(self.inner.forward(x))
+        return y
+
+
+@pytest.mark.parametrize("operation", ["remove_layer", "add_layer"])
+def test_a_layer_of_which_only_the_forward_is_called_is_not_said_to_lack_an_example(
+    operation: str, engine: Engine
+) -> None:
+    blueprint("tests/around-a-layer")(AroundALayer)
+    run = engine.attach(
+        AroundALayer(), "model", example_inputs=(torch.randn(3, 6),), blueprint="tests/around-a-layer"
+    )
+    if operation == "remove_layer":
+        result = run.surgeon.remove_layer(layer_name="inner")
+    else:
+        result = run.surgeon.add_layer(after_layer="inner", new_layer=nn.ReLU(), layer_name="new")
+    assert result.check == "not_called"
+
+
+def test_a_forward_that_the_user_put_on_a_module_is_the_same_afterwards(engine: Engine) -> None:
+    run = engine.attach(
+        nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)),
+        "model",
+        example_inputs=(torch.randn(3, 6),),
+    )
+    activation = run.model[1]
+    own = activation.forward
+    activation.forward = own
+    assert run.surgeon.remove_layer(layer_name="0").success
+    assert vars(activation)["forward"] is own
