@@ -120,7 +120,26 @@ def convolution(op: Operation) -> None:
     else:
         filters = ("in", "out") if op.arg("transposed") else ("out", "in")
         operands = [untabled(op, x, ["batch", "in", *space]), untabled(op, weight, [*filters, *kernel])]
-        op.carry(op.result, contract(op, operands, ["batch", "out"], bias))
+        op.carry(op.result, contract(op, operands, ["batch", "out", *space[: _pointwise(op)]], bias))
+
+
+def _pointwise(op: Operation) -> int:
+    """How many spatial dimensions, from the first on, keep their places: each is as far as its own filter reaches."""
+    spatial = op.input.ndim - 2
+    alone = 0
+    for dim in range(spatial):
+        kept = (
+            op.arg("weight").shape[2 + dim],
+            *(_of(op.arg(n), dim) for n in ("stride", "padding", "output_padding")),
+        )
+        if kept != (1, 1, 0, 0):
+            break
+        alone += 1
+    return alone
+
+
+def _of(values: Sequence[int], dim: int) -> int:
+    return values[dim] if len(values) > 1 else values[0]
 
 
 def _grouped(

@@ -65,6 +65,7 @@ class WidthGroup:
     Where the units are not heads but places inside of each head (see ``heads``), ``head_size`` is the number of
     channels of one head and ``per_head`` how many of them one unit takes; both are 0 elsewhere. ``met`` says how
     many channels the products without weights are summed over that all of these are in, as queries and keys are.
+    ``others`` are units of other kinds in the dimension that a group of one kind was taken from.
     """
 
     tensor: str
@@ -80,6 +81,7 @@ class WidthGroup:
     head_size: int = 0
     per_head: int = 0
     met: frozenset[int] = frozenset()
+    others: int = 0
 
     @property
     def free(self) -> bool:

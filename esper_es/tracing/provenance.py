@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from esper_es.tracing.call_order import CallOrder
 from esper_es.tracing.calls import ModuleCall
@@ -72,7 +72,10 @@ class Trace:
         A layer whose outputs are cut into parts that go different ways has units of several kinds.
         """
         tensor = self.index.named(group.tensor)
-        return group if group.families == 1 or tensor is None else self._grouping.last_kind(tensor, group.dim)
+        if group.families == 1 or tensor is None:
+            return group
+        kind = self._grouping.last_kind(tensor, group.dim)
+        return evolve(kind, others=group.units - kind.units)
 
     def explain(self, layer: str, dim: int | None = None) -> Explanation:
         """An account of a group: its members, its pins and why."""

@@ -152,6 +152,7 @@ def test_dimensions_that_are_flattened_in_another_order_come_and_go_as_one() -> 
     assert trace(Crossed(), [((torch.randn(2, 7, 5),), {})]).group_of("make", 1).units == 1
 
 
+
 class AddedTo(nn.Module):
     """Heads along the batch dimension of a product, to which one number for each head is added."""
 
@@ -171,3 +172,35 @@ class AddedTo(nn.Module):
 def test_what_is_added_to_a_product_fixes_heads_and_does_not_make_them_one() -> None:
     group = trace(AddedTo(), example(torch.randn(2, 6, 5))).group_of("q")
     assert (group.free, group.units, group.unit_size) == (False, 4, 3)
+
+
+class MixedPlaces(nn.Module):
+    """A convolution whose channels are two tensors and whose positions are the channels of these."""
+
+    def __init__(self, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.enter = nn.Linear(3, 6)
+        self.mix = nn.Conv1d(2, 1, kernel, stride=stride, padding=padding)
+        self.leave = nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        left: Tensor = self.leave(self.mix(torch.stack((y, y.relu()), 1)).squeeze(1))
+        return left
+
+
+def mixed_places(*terms: int) -> WidthGroup:
+    model, x = MixedPlaces(*terms), torch.randn(4, 3)
+    model(x)
+    return trace(model, [((x,), {})]).group_of("enter")
+
+
+def test_positions_of_a_convolution_keep_their_places_where_its_filters_reach_no_further() -> None:
+    member = mixed_places(1).member("leave.weight", 1)
+    assert member is not None
+    assert member.positions.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("terms", [(3, 1, 1), (1, 2), (1, 1, 1)], ids=["wide", "strided", "padded"])
+def test_positions_of_other_convolutions_do_not(terms: tuple[int, ...]) -> None:
+    assert mixed_places(*terms).member("leave.weight", 1) is None

@@ -11,6 +11,7 @@ import numpy as np
 from attrs import frozen
 from torch import nn
 
+from esper_es.domain.architecture import join_path
 from esper_es.domain.canonical import Json
 from esper_es.domain.edits import SetAttribute
 from esper_es.planning.attributes.repair import changes_by_module
@@ -72,6 +73,7 @@ def options(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Option, ...
     for r in resizings:
         by_sizes.setdefault((r.old_size, r.new_size), set()).update(_counts(r, compound[id(r.group)]))
     everything = sorted(set().union(*by_sizes.values()))
+    new_sizes = {r.member.tensor: r.new_size for r in resizings if r.member.dim == 0}
     found: dict[tuple[bool, str, str, str], list[tuple[bool, SetAttribute]]] = {}
     for path, module in root.named_modules():
         if not any(map(_is_numeric, vars(module).values())):
@@ -82,6 +84,10 @@ def options(root: nn.Module, resizings: Sequence[Resizing]) -> tuple[Option, ...
         cls = original_class(module).__qualname__
         sizes = {(change.old, change.new) for change in (changes or {}).values()}
         local = set().union(*(by_sizes.get(size, ()) for size in sizes))
+        for name, value in _of_parts(path, module, new_sizes):
+            found.setdefault((True, cls, name, "of its parts"), []).append(
+                (False, SetAttribute(path, name, value))
+            )
         for count in everything:
             for name, number, value in _replacements(module, count):
                 sure = changes is not None and count in local and _sure(module, name, count, changes)
@@ -158,6 +164,19 @@ def _recounted(module: nn.Module, counts: Iterable[_Count]) -> Iterator[tuple[st
                     yield name, f"{list(value)}->{changed}", plain(changed)
 
 
+def _of_parts(path: str, module: nn.Module, new_sizes: Mapping[str, int]) -> Iterator[tuple[str, Json]]:
+    """Sequences that tell the size of each layer inside, in order: the channels that each of several filters takes."""
+    weights = [(join_path(path, local), t.shape[0]) for local, t in module.named_parameters() if t.ndim > 1]
+    old = [size for _, size in weights]
+    new = [new_sizes.get(name, size) for name, size in weights]
+    if len(old) > 1 and new != old:
+        yield from (
+            (name, plain(new))
+            for name, value in vars(module).items()
+            if _is_integers(value) and not name.startswith("_") and list(value) == old
+        )
+
+
 def _is_numeric(value: Any) -> bool:
     return type(value) is int or _is_integers(value)
 
@@ -187,9 +206,10 @@ def _counts(resizing: Resizing, compound: bool) -> Iterator[_Count]:
     if grown % runs == 0 and len(inside) % runs == 0:
         sizes.append((len(inside) // runs, (len(inside) + grown) // runs))
     yield from (_Count(old, new) for old, new in sizes if not (compound and old == group.units))
-    if group.whole or (compound and group.units > 1):
+    every = group.units + group.others
+    if group.whole or (compound and every > 1):
         for several in _several(group):
-            yield _Count(several * group.units, several * resizing.units, units=True)
+            yield _Count(several * every, several * (resizing.units + group.others), units=True)
 
 
 def _several(group: WidthGroup) -> list[int]:

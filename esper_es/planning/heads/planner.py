@@ -76,7 +76,21 @@ def head_change(asked: Asked) -> HeadChange:
                 raise refusal from error
             reason = reason or refusal
     assert reason is not None
-    raise reason
+    raise _of_kinds(asked.group) or reason
+
+
+def _of_kinds(group: WidthGroup) -> Refused | None:
+    """Say so where heads are not all alike: those of one kind were tried alone."""
+    if group.families == 1:
+        return None
+    own = [m.tensor for m in group.members if len(set(m.positions[m.positions >= 0].tolist())) < group.units]
+    return Refused(
+        f"the {group.units} units of {group.tensor} are of {group.families} kinds, each with tensors of its own "
+        f"({', '.join(own[:4])}{' and others' if len(own) > 4 else ''}), and the model's own code does not let the "
+        "heads of one kind have another size than the others; all kinds at once are not supported. Their number can "
+        "change (unit='heads')",
+        "heads",
+    )
 
 
 def _candidates(
@@ -88,8 +102,13 @@ def _candidates(
         seen.append(targets)
         yield targets, ()
     for targets in seen:
-        if {target.reads for target in targets} == {True, False}:
+        if {target.reads for target in targets} == {True, False} or all(map(_is_both, targets)):
             yield from ((targets, beside) for beside in _companions(found, targets))
+
+
+def _is_both(target: HeadTarget) -> bool:
+    """Whether values meet the queries channel by channel, so that one kind of places is both sides."""
+    return not target.reads and any(member.role == "consumer" for member in target.kind.members)
 
 
 def with_stream(asked: Asked, stream: Target) -> HeadChange | Refused | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import product
 from math import sqrt
 
@@ -82,6 +82,7 @@ def best_way(
         Refused: if nothing keeps the outputs, or the example inputs do not show what does.
     """
     found: list[tuple[float, Way]] = []
+    beside = [resizing.group for resizing in resizings if not resizing.group.head_size]
     with drawn_anew(scene.shadow, scene.examples, scene.seed("scale")) as drawn:
         expected: dict[str, tuple[torch.Tensor, ...] | None] = {}
         for ways in _ways(scene.live.module, targets, _beside(scene, resizings)):
@@ -96,7 +97,8 @@ def best_way(
             if min(one for one, _ in found) <= drawn.rounding:
                 break
     _, chosen = min(found, key=lambda one: one[0])
-    _require_told(targets, [(one, way.factor) for one, way in found], drawn.rounding)
+    mixed = {f"{r.op} in {r.module or 'the model'}" for one in beside for r in one.reduced_by}
+    _require_told(targets, [(one, way.factor) for one, way in found], drawn.rounding, mixed)
     return chosen
 
 
@@ -106,9 +108,16 @@ def _beside(scene: Scene, resizings: Sequence[Resizing]) -> list[tuple[str, Fill
 
 
 def _require_told(
-    targets: Sequence[HeadTarget], found: Sequence[tuple[float, float]], rounding: float
+    targets: Sequence[HeadTarget],
+    found: Sequence[tuple[float, float]],
+    rounding: float,
+    mixed: Collection[str],
 ) -> None:
-    """Check what was measured: how far each way moves the outputs, and its factor."""
+    """Check what was measured: how far each way moves the outputs, and its factor.
+
+    Args:
+        mixed: what is computed over channels that change beside those of heads.
+    """
     heads = targets[0].heads.tensor
     nearest, factor = min(found)
     others = [one for one, other in found if other != factor]
@@ -116,7 +125,7 @@ def _require_told(
     if not nearest <= rounding and not (clear and any(normed(t.kind) for t in targets)):
         raise Refused(
             f"no way that was tried to give the heads of {heads} another size keeps what the others compute: the "
-            f"outputs of a drawn model move by {nearest:.1e}",
+            f"outputs of a drawn model move by {nearest:.1e}. {_left(mixed)}",
             "not_preserved",
         )
     if not clear:
@@ -126,6 +135,21 @@ def _require_told(
             "queries at all",
             "head_scale",
         )
+
+
+def _left(mixed: Collection[str]) -> str:
+    """What may be the cause."""
+    if mixed:
+        some = f"{', '.join(sorted(mixed)[:3])}{' and others' if len(mixed) > 3 else ''}"
+        return (
+            "The model's own code takes the width of all heads for that of its stream, which changes too, and what "
+            f"{some} make of the stream's channels changes with their number"
+        )
+    return (
+        "New channels were silenced on either side of the scores, scores scaled by the size of heads or not, norms "
+        "that have weights made up for: what is left is code that computes something of all channels of a head, as a "
+        "norm without weights does, or that takes other numbers for another size, as positions may"
+    )
 
 
 def _ways(

@@ -40,7 +40,8 @@ class Family(NamedTuple):
 
 
 def families(found: Trace, resizings: Sequence[Resizing], *, beside: bool = False) -> tuple[Family, ...]:
-    """Return the groups that have a size that changes, without those that change already, by their units.
+    """Return the groups that have a size that changes, without those that change already, by their units; those with
+    units of several kinds beside such ones only.
 
     Args:
         found: what feeds what.
@@ -50,12 +51,14 @@ def families(found: Trace, resizings: Sequence[Resizing], *, beside: bool = Fals
     groups = {id(r.group): r.group for r in resizings}
     compound = {key: any(min(_lengths(m)) > g.units for m in g.members) for key, g in groups.items()}
     sizes = sorted({size for r in resizings for size in _sizes(r, compound[id(r.group)])})
+    several = any(group.others or group.families > 1 for group in groups.values())
     taken = {place for r in resizings for m in r.group.members for place in _places(m, beside)}
     known: dict[tuple[tuple[int, int, int], str], list[Target]] = {}
-    for group in found.width_groups:
+    alike = tuple(group for group in found.width_groups if group.families == 1)
+    for group in (*_of_several_kinds(found, alike), *alike) if several else alike:
         places = {place for m in group.members for place in _places(m, beside)}
         fitting = next(_fitting(group, sizes), None)
-        if not group.free or group.families > 1 or places & taken or fitting is None:
+        if not group.free or places & taken or fitting is None:
             continue
         targets = known.setdefault((fitting, re.sub(r"\d+", "", group.tensor)), [])
         step, _, new = fitting
@@ -63,6 +66,14 @@ def families(found: Trace, resizings: Sequence[Resizing], *, beside: bool = Fals
             targets.append(Target(group, new // step))
             taken |= places
     return tuple(Family(*size, tuple(targets)) for (size, _), targets in known.items())[:FAMILIES]
+
+
+def _of_several_kinds(found: Trace, kinds: Sequence[WidthGroup]) -> Iterator[WidthGroup]:
+    """Yield the groups of dimensions in which kinds of units lie beside other ones, one for each of the tensors."""
+    for kind in kinds:
+        beside = [m for m in kind.members if 0 < m.covered < len(m.positions)]
+        wholes = (found.group_of(member.tensor, member.dim) for member in beside)
+        yield from (whole for whole in wholes if whole.families > 1)
 
 
 def _places(member: Member, beside: bool) -> Iterator[tuple[str, int, int]]:
@@ -80,11 +91,16 @@ def together(found: Sequence[Family]) -> Iterator[tuple[Target, ...]]:
 
 
 def _sizes(resizing: Resizing, compound: bool) -> Iterator[tuple[int, int]]:
-    """Old and new number of all channels, and of those in one run; but not of units that have several channels."""
+    """Old and new number of all channels, and of those in one run; but not of units that have several channels.
+
+    Beside units of other kinds it is also that of these together.
+    """
     group = resizing.group
     for old in _lengths(resizing.member):
         if old % group.units == 0 and not (compound and old == group.units):
             yield old, old // group.units * resizing.units
+    if group.others:
+        yield resizing.old_size, resizing.new_size
 
 
 def _fitting(group: WidthGroup, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
