@@ -226,6 +226,37 @@ class Attention(nn.Module):
         return made
 
 
+class Idle(nn.Module):
+    """Adds next to nothing, under a name that norms have for that too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eps = 1e-3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.eps
+
+
+class ScaledAttention(nn.Module):
+    """An attention that norms queries and keys without weights, and multiplies scores by a number that it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.size, self.scale = 3, 6, 0.5
+        self.q, self.k, self.v = nn.Linear(12, 18), nn.Linear(12, 18), nn.Linear(12, 18)
+        self.out, self.idle = nn.Linear(18, 12), Idle()
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            f(x).unflatten(-1, (self.heads, self.size)).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
+        q, k = (F.rms_norm(part, part.shape[-1:]) for part in (q, k))
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        made: Tensor = self.out(self.idle(mixed.transpose(1, 2).flatten(2)))
+        return made
+
+
+SCALED_NORMED = _transformer("scaled-normed", ScaledAttention, lambda: {"x": torch.randn(2, 5, 12)})
 FREE = _transformer("free", Attention, lambda: {"x": torch.randn(2, 5, 12)})
 NORMED = _transformer("free-normed", partial(Attention, normed=True), lambda: {"x": torch.randn(2, 5, 12)})
 ONE_POSITION = _transformer("one-position", Attention, lambda: {"x": torch.randn(2, 1, 12)})

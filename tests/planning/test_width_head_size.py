@@ -31,6 +31,7 @@ from .head_models import (
     GPT2_OF_ONE,
     GPTJ,
     GPTJ_TURNED,
+    LLAMA4,
     LLAMA_OF_ONE,
     MISTRAL,
     NEOX,
@@ -43,6 +44,7 @@ from .head_models import (
     QWEN3,
     ROFORMER,
     TEMPERED,
+    SCALED_NORMED,
     TIMM,
     TIMM_NORMED,
     TURNED,
@@ -110,6 +112,9 @@ HEADS = [
     *(Heads(model, "qkv") for model in TURNED),
     Heads(FUNNEL, "encoder.blocks.0.0.attention.q_head"),
     Heads(FUNNEL, "decoder.layers.1.attention.v_head"),
+    Heads(LLAMA4, LLAMA_Q),
+    Heads(LLAMA4, "model.layers.1.self_attn.k_proj"),
+    Heads(SCALED_NORMED, "q", 6, 7),
     Heads(FUNNEL_BASE, "encoder.blocks.1.0.attention.post_proj", dimension="in"),
     Heads(ROFORMER, "roformer.encoder.layer.0.attention.self.query"),
 ]
@@ -387,6 +392,26 @@ def test_other_initializations_are_not_for_channels_of_heads(engine: Engine) -> 
 
 def test_a_norm_that_nothing_makes_up_for_is_refused(engine: Engine) -> None:
     assert "keeps what the others compute" in refusal(NORMED.attached(engine), "q", 8)
+
+
+def test_a_norm_without_weights_keeps_its_epsilon_beside_fewer_channels(engine: Engine) -> None:
+    run = attached(engine, LLAMA4)
+    attention = run.model.model.layers[0].self_attn
+    before = attention.qk_norm.eps
+    sized(run, Heads(LLAMA4, LLAMA_Q), 10)
+    assert attention.qk_norm.eps == pytest.approx(before * 8 / 10)
+
+
+def test_what_a_norm_without_weights_makes_of_scores_is_scaled(engine: Engine) -> None:
+    run = attached(engine, SCALED_NORMED)
+    sized(run, Heads(SCALED_NORMED, "q"), 12)
+    assert run.model.scale == pytest.approx(0.5 * 6 / 12)
+
+
+def test_a_number_that_only_looks_like_an_epsilon_stays(engine: Engine) -> None:
+    run = attached(engine, SCALED_NORMED)
+    sized(run, Heads(SCALED_NORMED, "q"), 12)
+    assert run.model.idle.eps == 1e-3
 
 
 def test_a_refusal_leaves_everything_as_it_was(engine: Engine) -> None:

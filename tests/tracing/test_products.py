@@ -152,7 +152,6 @@ def test_dimensions_that_are_flattened_in_another_order_come_and_go_as_one() -> 
     assert trace(Crossed(), [((torch.randn(2, 7, 5),), {})]).group_of("make", 1).units == 1
 
 
-
 class AddedTo(nn.Module):
     """Heads along the batch dimension of a product, to which one number for each head is added."""
 

@@ -32,7 +32,8 @@ from esper_es.tracing import Member, WidthGroup, reads
 from esper_es.tracing.union_find import Ids
 
 OFFSET = "offset"
-QUIET = {"rms": 2.0**-11, OFFSET: 2.0**-11, "mean": 2.0**-17}
+BARE = "bare"
+QUIET = {"rms": 2.0**-11, OFFSET: 2.0**-11, BARE: 2.0**-11, "mean": 2.0**-17}
 """Size of drawn channels before a norm, beside the old ones: what it does to their size, or to their mean, is below the
 rounding of single precision."""
 MODULES = 4
@@ -142,7 +143,7 @@ class HeadFill:
         law: by which others are drawn.
         norm: what norms of heads do to their channels, where these have some: ``"rms"`` if they divide them by their
             size, ``"mean"`` if they take their mean from them before, ``"offset"`` if they divide them and have
-            weights that are added to one; empty for nothing.
+            weights that are added to one, ``"bare"`` if they do and have none; empty for nothing.
         targets: what changes.
     """
 
@@ -160,7 +161,8 @@ class HeadFill:
             return Fill("zeros"), None
         if fill is not None or slot.member.role != "producer":
             return fill or Fill("zeros"), None
-        if self.norm and normed(slot.resizing.group):
+        kind = slot.resizing.group
+        if not reads(kind) if self.norm == BARE else self.norm and normed(kind):
             return self._quiet(slot)
         if len(slot.shape) < 2:
             return Fill("zeros"), None

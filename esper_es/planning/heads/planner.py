@@ -25,6 +25,7 @@ from esper_es.planning.widths.companions import Target
 from esper_es.planning.widths.edits import Filled
 from esper_es.planning.widths.importance import best, most_important, rated
 from esper_es.planning.widths.initializations import narrowed
+from esper_es.planning.widths.streams import EPSILONS
 from esper_es.tracing import Trace, WidthGroup
 
 SEARCHED = (FIXED, "coupled")
@@ -159,6 +160,7 @@ def tried_change(asked: Asked, targets: tuple[HeadTarget, ...], beside: Sequence
     if way.factor != 1.0 or way.numbers:
         method = f"{method}, scores rescaled".removeprefix(", ")
     norms = {m.module for t in targets for m in t.kind.members if way.norm and m.role == "affine"}
+    norms |= {number.path for number in way.numbers if number.name in EPSILONS}
     return HeadChange(targets, kept, resolved, done, method, tuple(sorted(norms)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from math import sqrt
 
@@ -10,10 +11,10 @@ import torch
 from attrs import evolve, frozen
 from torch import nn
 
-from esper_es.domain.architecture import split_path
+from esper_es.domain.architecture import join_path, split_path
 from esper_es.domain.edits import ScaleSlice, SetAttribute
 from esper_es.domain.errors import Refused
-from esper_es.planning.heads.fills import OFFSET, HeadFill, Side, scaled, sides, silenced
+from esper_es.planning.heads.fills import BARE, OFFSET, HeadFill, Side, scaled, sides, silenced
 from esper_es.planning.heads.means import normed
 from esper_es.planning.heads.scale import drawn_anew, moved
 from esper_es.planning.heads.targets import HeadTarget
@@ -22,10 +23,26 @@ from esper_es.planning.scene import Scene
 from esper_es.planning.widths.edits import Filled, filled
 from esper_es.planning.widths.fills import Filling, Silent
 from esper_es.planning.widths.initializations import stream_fillings, under_norms
+from esper_es.planning.widths.streams import EPSILONS
 from esper_es.projections.live.live import Live
 
+LARGE = 0.1
+"""An epsilon beside which numbers about one are told apart from those without it."""
 CLEAR = 8.0
 """How much nearer to what they should be the outputs must be under the right scale than under any other."""
+
+
+@frozen
+class Number:
+    """A number that a module keeps, and what it is multiplied by."""
+
+    path: str
+    name: str
+    factor: float
+
+    def edit(self, root: nn.Module) -> SetAttribute:
+        value: float = vars(root.get_submodule(self.path))[self.name]
+        return SetAttribute(self.path, self.name, value * self.factor)
 
 
 @frozen(eq=False)
@@ -50,7 +67,7 @@ class Way:
     beside: Filling
     method: str
     targets: Sequence[HeadTarget]
-    numbers: tuple[SetAttribute, ...] = ()
+    numbers: tuple[Number, ...] = ()
 
     def filled(self, scene: Scene, root: nn.Module, resizings: Sequence[Resizing], law: str) -> Filled:
         """Fill new channels of a model that is as the live one, but for its numbers."""
@@ -61,7 +78,8 @@ class Way:
             return heads if resizing.group.head_size else under_norms(self.beside, others, resizing)
 
         done = filled(evolve(scene, live=Live(root)), resizings, filling_of)
-        return Filled((*done.edits, *self.scaled(resizings), *self.numbers), done.tensors)
+        numbers = [number.edit(root) for number in self.numbers]
+        return Filled((*done.edits, *self.scaled(resizings), *numbers), done.tensors)
 
     def scaled(self, resizings: Sequence[Resizing]) -> tuple[ScaleSlice, ...]:
         """Scale old channels, once all dimensions are resized."""
@@ -87,13 +105,14 @@ def best_way(
         expected: dict[str, tuple[torch.Tensor, ...] | None] = {}
         for ways in _ways(scene.live.module, targets, _beside(scene, resizings)):
             norm = ways[0].norm
-            if norm not in expected:
-                with silenced(scene.shadow, targets, kept, norm):
-                    expected[norm] = drawn.outputs()
-            for way in ways:
-                done = way.filled(scene, scene.shadow, resizings, law)
-                outputs = drawn.outputs((*done.edits, *attributes), done.tensors)
-                found.append((moved(expected[norm], outputs), way))
+            with _telling(scene.shadow, _epsilons(scene.shadow, targets) if norm == BARE else ()):
+                if norm not in expected:
+                    with silenced(scene.shadow, targets, kept, norm):
+                        expected[norm] = drawn.outputs()
+                for way in ways:
+                    done = way.filled(scene, scene.shadow, resizings, law)
+                    outputs = drawn.outputs((*done.edits, *attributes), done.tensors)
+                    found.append((moved(expected[norm], outputs), way))
             if min(one for one, _ in found) <= drawn.rounding:
                 break
     _, chosen = min(found, key=lambda one: one[0])
@@ -158,11 +177,19 @@ def _ways(
     """Ways to fill, each with those to scale: by nothing, or so that scores that are divided by the root of the size of
     heads stay; behind a norm, by its weights."""
     paired = next((target for target in targets if not target.reads), None)
-    norms = ("rms", "mean", OFFSET, "") if any(normed(target.kind) for target in targets) else ("",)
+    norms = ("rms", "mean", OFFSET, "") if any(normed(target.kind) for target in targets) else ("", BARE)
     every = list(sides(targets)) or [Side({}, {})]
     for norm, (method, filling), silent in product(norms, beside, every):
         ways = [Way(silent, norm, silent, 1.0, filling, method, targets)]
-        if norm == OFFSET:
+        if norm == BARE:
+            epsilons = _epsilons(root, targets)
+            each = [(), *_numbers(root, targets)]
+            ways = [
+                evolve(ways[0], numbers=(*n, *e))
+                for n in each
+                for e in ((epsilons, ()) if epsilons else ((),))
+            ]
+        elif norm == OFFSET:
             ways += [evolve(ways[0], numbers=numbers) for numbers in _numbers(root, targets)]
         elif paired is not None:
             factor = sqrt(paired.new_size / paired.size)
@@ -171,15 +198,46 @@ def _ways(
         yield tuple(ways)
 
 
-def _numbers(root: nn.Module, targets: Sequence[HeadTarget]) -> Iterator[tuple[SetAttribute, ...]]:
+def _numbers(root: nn.Module, targets: Sequence[HeadTarget]) -> Iterator[tuple[Number, ...]]:
     """Numbers that attentions keep, each by itself, made smaller by what norms without weights to scale make scores
     larger."""
+    paths = _attentions(targets)
+    held = {path: vars(root.get_submodule(path)) for path in paths}
+    for name in sorted(set.intersection(*(set(one) for one in held.values())) if held else ()):
+        if all(type(one[name]) is float and one[name] for one in held.values()):
+            yield tuple(Number(path, name, by) for path, by in paths.items())
+
+
+def _epsilons(root: nn.Module, targets: Sequence[HeadTarget]) -> tuple[Number, ...]:
+    """Epsilons of norms without weights in attentions, made smaller as a mean over more channels is."""
+    return tuple(
+        Number(join_path(path, inside), name, by)
+        for path, by in _attentions(targets).items()
+        for inside, module in root.get_submodule(path).named_modules()
+        for name in EPSILONS
+        if type(vars(module).get(name)) is float and not module._parameters
+    )
+
+
+@contextmanager
+def _telling(root: nn.Module, epsilons: Sequence[Number]) -> Iterator[None]:
+    """Make epsilons of a copy so large meanwhile that outputs tell what becomes of them."""
+    held = [(vars(root.get_submodule(number.path)), number.name) for number in epsilons]
+    before = [attributes[name] for attributes, name in held]
+    try:
+        for attributes, name in held:
+            attributes[name] = LARGE
+        yield
+    finally:
+        for (attributes, name), value in zip(held, before, strict=True):
+            attributes[name] = value
+
+
+def _attentions(targets: Sequence[HeadTarget]) -> dict[str, float]:
+    """The modules around what makes queries and keys, with the old size of a head as part of the new one."""
     paths: dict[str, float] = {}
     for target in targets:
         for member in target.kind.members:
             if member.role == "producer" and not target.reads:
                 paths[split_path(member.module)[0]] = target.size / target.new_size
-    held = {path: vars(root.get_submodule(path)) for path in paths}
-    for name in sorted(set.intersection(*(set(one) for one in held.values())) if held else ()):
-        if all(type(one[name]) is float and one[name] for one in held.values()):
-            yield tuple(SetAttribute(path, name, held[path][name] * by) for path, by in paths.items())
+    return paths
