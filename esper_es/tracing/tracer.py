@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, Protocol
 
 from torch import nn
@@ -98,8 +100,20 @@ def _run(
             raise
         except Exception as error:
             raise UsageError(
-                f"the model fails on example {number}, so it cannot be traced: {error}"
+                f"the model fails on example {number}, so it cannot be traced: {_where(model, error)}{error}"
             ) from error
+
+
+def _where(model: nn.Module, error: Exception) -> str:
+    """The innermost module of the model whose code failed that is none of torch's, and the line; nothing if unknown."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found = ""
+    for frame, line in walk_tb(error.__traceback__):
+        code = frame.f_code
+        path = paths.get(id(frame.f_locals.get(code.co_varnames[0]))) if code.co_argcount else None
+        if path is not None and not frame.f_globals.get("__name__", "").startswith("torch."):
+            found = f"in {repr(path) if path else 'the model itself'} ({Path(code.co_filename).name}, line {line}): "
+    return found
 
 
 def _pin_overlaps(seeds: SeededTensors, relations: Relations) -> None:

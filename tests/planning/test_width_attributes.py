@@ -166,3 +166,29 @@ def test_a_width_that_settings_hold_in_a_list_changes_there() -> None:
     assert ModelSurgeon(example_inputs=(X,)).modify_layer_width(model, "between", 9).success
     torch.testing.assert_close(model(X), before)
     assert model.config.widths == [24, 9]
+
+
+class Written(nn.Module):
+    """Keeps a number of the size of a width, and writes that width down in its code besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave, self.width = nn.Linear(5, 8), nn.Linear(8, 2), 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x).view(*x.shape[:2], 8)
+        return self.leave(y * self.width)
+
+
+def refused() -> str:
+    result = ModelSurgeon(example_inputs=(X,)).modify_layer_width(Written(), "enter", 9)
+    assert not result.success
+    return str(result.error)
+
+
+def test_a_refusal_names_the_line_of_code_that_fixes_a_width() -> None:
+    assert "in the model itself (test_width_attributes.py, line" in refused()
+
+
+def test_a_refusal_names_the_numbers_that_were_tried() -> None:
+    assert "Written.width" in refused()

@@ -143,3 +143,25 @@ def test_a_trace_is_json() -> None:
     assert told["unexecuted_parameters"] == ["negative.weight", "negative.bias"]
     assert told["groups"][0]["members"][0]["positions"] == [0, 1, 2, 3, 4, 5]
     assert [call["path"] for call in told["calls"]] == ["", "enter", "positive"]
+
+
+class Cutting(nn.Module):
+    """Fails in the code of a module inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Cut()
+
+    def forward(self, x: Tensor) -> Tensor:
+        cut: Tensor = self.inner(x)
+        return cut
+
+
+class Cut(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), 2, 7)
+
+
+def test_where_a_model_fails_is_named() -> None:
+    with pytest.raises(UsageError, match=r"in 'inner' \(test_calls.py, line \d+\): shape"):
+        trace(Cutting(), [((torch.randn(3, 5),), {})])

@@ -63,7 +63,13 @@ def searched(
     for choice in _choices(sorted(read, key=lambda option: (not option.sure, not option.near))):
         if wrong(choice) is None:
             return _edits([*choice, *idle])
-    raise Refused(f"the model's own code fixes this width: {reason}", "fixed_width")
+    tried = dict.fromkeys(f"{option.cls}.{option.name}" for option in read)
+    some = f"{', '.join(list(tried)[:6])}{' and others' if len(tried) > 6 else ''}"
+    raise Refused(
+        f"the model's own code fixes this width: {reason}. Of the numbers that it reads and that could count the "
+        f"width, no choice that was tried is right ({some})",
+        "fixed_width",
+    )
 
 
 def _fewest(enough: Sequence[Option], wrong: Callable[[Sequence[Option]], str | None]) -> list[Option]:
