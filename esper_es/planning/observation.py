@@ -263,17 +263,17 @@ def observe(module: nn.Module, examples: ExampleInputs, take: Iterable[str] = ()
 def _noting_forwards(recorder: _Recorder, root: nn.Module) -> Iterator[None]:
     """Note calls of ``module.forward``, of which no hook hears."""
     own = [
-        (path, vars(module))
+        (path, vars(module), module.forward)
         for path, module in root.named_modules()
         if not isinstance(module, torch.jit.ScriptModule)
     ]
-    before = [attributes.get("forward") for _, attributes in own]
+    before = [attributes.get("forward") for _, attributes, _ in own]
     try:
-        for path, attributes in own:
-            attributes["forward"] = recorder.noting(path, root.get_submodule(path).forward)
+        for path, attributes, forward in own:
+            attributes["forward"] = recorder.noting(path, forward)
         yield
     finally:
-        for (_, attributes), forward in zip(own, before, strict=True):
+        for (_, attributes, _), forward in zip(own, before, strict=True):
             if forward is None:
                 del attributes["forward"]
             else:
