@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,6 +216,7 @@ class _Recorder:
     def noting(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return a forward that notes who calls it, where nobody called its module."""
 
+        @wraps(forward)
         def noted(*args: Any, **kwargs: Any) -> Any:
             within = self.open[-1].path if self.open else ""
             if path != within and path not in self.forwards:

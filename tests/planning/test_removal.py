@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -284,3 +285,28 @@ def test_a_forward_that_the_user_put_on_a_module_is_the_same_afterwards(engine: 
     activation.forward = own
     assert run.surgeon.remove_layer(layer_name="0").success
     assert vars(activation)["forward"] is own
+
+
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor, *, scale: float) -> torch.Tensor:
+        return x * scale
+
+
+class ReadsASignature(nn.Module):
+    """Looks at what a layer takes before it calls it, as transformers' models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.block, self.leave = nn.Linear(6, 6), Scaled(), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = {"scale": 2.0} if "scale" in inspect.signature(self.block.forward).parameters else {}
+        y: torch.Tensor = self.leave(self.block(self.enter(x), **scale))
+        return y
+
+
+def test_a_model_that_reads_the_signature_of_a_layer_runs_as_ever_while_it_is_watched(engine: Engine) -> None:
+    blueprint("tests/reads-a-signature")(ReadsASignature)
+    run = engine.attach(ReadsASignature(), "model", (torch.randn(3, 6),), blueprint="tests/reads-a-signature")
+    result = run.surgeon.remove_layer(layer_name="enter")
+    assert result.success, result.error
