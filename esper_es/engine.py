@@ -21,7 +21,7 @@ from esper_es.domain.model import Moment, enveloped, folded
 from esper_es.domain.policies import CapturePolicy, WatchPolicy
 from esper_es.domain.state import ModelState
 from esper_es.domain.whole_numbers import whole
-from esper_es.forking import forked, repeat_surgery, surgeries_of
+from esper_es.forking import forked
 from esper_es.ledger.chain import Finding, verify_chain
 from esper_es.ledger.database import open_database
 from esper_es.ledger.heads import heads
@@ -31,6 +31,7 @@ from esper_es.opening import VaultGiven, require_usable_places, vault_of, vault_
 from esper_es.projections.audit import Audit, project
 from esper_es.projections.live.live import Live
 from esper_es.rebuilding import replayed, with_captures_of
+from esper_es.repeating import repeat_surgery, surgeries_of
 from esper_es.result import SurgeryResult
 from esper_es.run import Run
 from esper_es.session import Publisher, Subscriber, now
@@ -260,9 +261,9 @@ class Engine:
         history = self.log.history(state.id, to=state.version)
         results: list[SurgeryResult] = []
         for repeated in surgeries_of(state, history):
-            if repeated.version <= since:
+            if repeated.envelope.version <= since:
                 continue
-            results.append(repeat_surgery(onto.session, repeated, source, self.vault))
+            results.append(repeat_surgery(onto.session, repeated, self.vault))
             if not results[-1].success:
                 break
         return results

@@ -1,4 +1,4 @@
-"""Forks: a new model that begins where another is; and surgeries repeated on another run."""
+"""Forks: a new model that begins where another is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from models import CONV_NET, NESTED_CNN, NESTED_MLP
-from training import adam, attached, momentum, train_run
+from models import NESTED_MLP
+from training import adam, attached, train_run
 
 from esper_es import (
     CapturePolicy,
@@ -18,7 +17,7 @@ from esper_es import (
     UsageError,
     fingerprint,
 )
-from esper_es.domain.facts import LayerAdded, LayerWidthModified, ModelRegistered, RolledBack
+from esper_es.domain.facts import ModelRegistered, RolledBack
 from esper_es.projections.live.describe import describe
 
 from .grown import audit_rows, forked, grown, seeded, tampering
@@ -235,91 +234,3 @@ def test_a_step_of_a_seeds_life_is_refused_naming_the_capture_before_it(engine: 
     run.seeds.germinate("seed", "mlp")
     with pytest.raises(UsageError, match=f"fork from a capture instead: version {run.version - 1}"):
         engine.fork("model", name="fork")
-
-
-def test_surgeries_are_repeated_on_another_model_with_the_same_new_tensors(engine: Engine) -> None:
-    run = grown(engine)
-    other = attached(engine, NESTED_MLP, adam, name="other")
-    train_run(other, NESTED_MLP)
-    results = engine.replay_surgeries("model", other)
-    assert [r.success for r in results] == [True, True, True]
-    assert other.architecture.fingerprint == run.architecture.fingerprint
-    added = next(e.version for e in engine.history("model") if isinstance(e.fact, LayerAdded))
-    born = engine.replay("model", added).get_parameter("deeper.weight")
-    assert torch.equal(other.model.get_parameter("deeper.weight"), born)
-    assert tampering(engine) == []
-
-
-def test_a_repeated_surgery_says_what_it_repeats(engine: Engine) -> None:
-    grown(engine)
-    other = attached(engine, NESTED_MLP, adam, name="other")
-    engine.replay_surgeries("model", other)
-    reasons = [e.cause.reasoning for e in engine.history("other") if "repeats version" in e.cause.reasoning]
-    assert len(reasons) == 6
-    assert all("of model" in reason for reason in reasons)
-
-
-def test_surgeries_that_were_rolled_back_are_not_repeated(engine: Engine) -> None:
-    run = grown(engine)
-    run.rollback(2)
-    other = attached(engine, NESTED_MLP, adam, name="other")
-    assert engine.replay_surgeries("model", other) == []
-
-
-def test_surgeries_up_to_a_version_are_repeated(engine: Engine) -> None:
-    run = grown(engine)
-    surgeries = run.state.lineage.edits_of
-    other = attached(engine, NESTED_MLP, adam, name="other")
-    assert len(engine.replay_surgeries("model", other, version=surgeries[0])) == 1
-
-
-def test_surgeries_after_a_version_are_repeated(engine: Engine) -> None:
-    run = grown(engine)
-    surgeries = run.state.lineage.edits_of
-    other = attached(engine, NESTED_MLP, adam, name="other")
-    engine.replay_surgeries("model", other, version=surgeries[0])
-    results = engine.replay_surgeries("model", other, since=surgeries[0])
-    assert [r.success for r in results] == [True] * (len(surgeries) - 1)
-    assert other.architecture.fingerprint == run.architecture.fingerprint
-
-
-def test_a_repeated_width_is_recorded_as_it_was(engine: Engine) -> None:
-    run = attached(engine, NESTED_MLP)
-    run.surgeon.modify_layer_width(layer_name="0", new_width=12)
-    other = attached(engine, NESTED_MLP, name="other")
-    engine.replay_surgeries("model", other)
-    first, second = (engine.history(name)[-1].fact for name in ("model", "other"))
-    assert isinstance(first, LayerWidthModified)
-    assert isinstance(second, LayerWidthModified)
-    assert (second.dimension, second.units, second.method) == (first.dimension, first.units, first.method)
-
-
-def test_repeated_surgeries_can_be_rolled_back_and_trained_on(engine: Engine) -> None:
-    grown(engine)
-    other = attached(engine, NESTED_MLP, adam, name="other")
-    before = other.state_fingerprint
-    engine.replay_surgeries("model", other)
-    train_run(other, NESTED_MLP)
-    assert other.rollback(2).success
-    assert other.state_fingerprint == before
-
-
-def test_a_surgery_that_does_not_fit_is_refused_recorded_and_ends_the_repetition(engine: Engine) -> None:
-    grown(engine)
-    other = attached(engine, NESTED_CNN, adam, name="other")
-    before, version = photograph(other), other.version
-    results = engine.replay_surgeries("model", other)
-    assert [r.success for r in results] == [False]
-    assert differences(before, photograph(other)) == []
-    assert [type(e.fact).__name__ for e in engine.history("other")[version:]] == ["SurgeryRefused"]
-
-
-def test_surgeries_are_repeated_from_a_model_with_a_custom_forward(engine: Engine) -> None:
-    run = attached(engine, CONV_NET, momentum)
-    run.surgeon.modify_layer_width(layer_name="conv1", new_width=9)
-    run.surgeon.remove_layer(layer_name="conv2", bridge_strategy="learned")
-    other = attached(engine, CONV_NET, adam, name="other")
-    assert all(r.success for r in engine.replay_surgeries("model", other))
-    assert other.architecture.fingerprint == run.architecture.fingerprint
-    x = CONV_NET.batch()
-    assert torch.isfinite(other.model.eval()(x)).all()
