@@ -83,14 +83,18 @@ class Observation:
 
     def calls_together(self, *paths: str) -> tuple[tuple[Call, ...], ...]:
         """Return the calls of several modules on the first example that reaches all; none where there is no such."""
+        return next(self.each_together(*paths), tuple(() for _ in paths))
+
+    def each_together(self, *paths: str) -> Iterator[tuple[tuple[Call, ...], ...]]:
+        """Yield the calls of several modules on every example that reaches all."""
         found = [self._calls_by_example(path) for path in paths]
-        shared = next((example for example in found[0] if all(example in calls for calls in found)), None)
-        return tuple(() if shared is None else calls[shared] for calls in found)
+        for example in found[0]:
+            if all(example in calls for calls in found):
+                yield tuple(calls[example] for calls in found)
 
     def pairs_of(self, source: str, target: str) -> tuple[tuple[Call, Call], ...]:
         """Return the first call of either module on every example that reaches both."""
-        one, other = self._calls_by_example(source), self._calls_by_example(target)
-        return tuple((one[example][0], other[example][0]) for example in one if example in other)
+        return tuple((one[0], other[0]) for one, other in self.each_together(source, target))
 
     def examples_of(self, path: str) -> frozenset[int]:
         """Return which examples reach a module."""

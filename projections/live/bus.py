@@ -66,11 +66,18 @@ def is_symbolic(value: object) -> bool:
 
 
 class _Pass:
-    """A forward pass of the root: its tapped outputs by connection."""
+    """A forward pass of the root: its tapped outputs by connection.
 
-    def __init__(self) -> None:
+    Attributes:
+        values: by connection.
+        tapped: more about them.
+        outer: the pass within which it runs, where the root calls itself.
+    """
+
+    def __init__(self, outer: _Pass | None = None) -> None:
         self.values: dict[str, torch.Tensor] = {}
         self.tapped: dict[str, _Tapped] = {}
+        self.outer = outer
 
 
 class _Thread(local):
@@ -105,13 +112,19 @@ class Bus:
 
     def begin(self) -> None:
         """Begin a forward pass of the root."""
-        self._last = _Pass()
         self._begun = True
         if torch.compiler.is_compiling():
+            self._last = _Pass()
             self._compiled = True
         else:
-            self._here.current = self._last
+            self._last = self._here.current = _Pass(self._here.current)
             self._here.outside = _Pass()
+
+    def clear(self) -> None:
+        """Forget all outputs, and that any pass ever began."""
+        self._last = _Pass()
+        self._here = _Thread()
+        self._begun = self._compiled = False
 
     @property
     def is_empty(self) -> bool:
@@ -123,9 +136,10 @@ class Bus:
         if torch.compiler.is_compiling():
             self._compiled = False
             return
-        ended, self._here.current = self._here.current, None
+        ended = self._here.current
         if ended is None:
             return
+        self._here.current, ended.outer = ended.outer, None
         if not torch.is_grad_enabled():
             self._last = _Pass()
             return
@@ -140,7 +154,8 @@ class Bus:
         An error is also how checkpointing stops running the root again, once it has what the backward pass needs; that
         one goes on.
         """
-        self._here.current = None
+        if self._here.current is not None:
+            self._here.current = self._here.current.outer
         if _run()[1] == -1:
             self._last = _Pass()
 

@@ -83,7 +83,7 @@ def unhosted(root: nn.Module, of_tensors: Collection[str]) -> nn.Module:
     for path, module in list(root.named_modules()):
         _hook(path, module, path in of_tensors)
     if bus is not None:
-        bus.begin()
+        bus.clear()
         root.__dict__.pop("_esper_bus", None)
         if any(_is_ours(hook) for part in root.modules() for hook in part._forward_hooks.values()):
             root.register_forward_pre_hook(ClearsBus(bus))

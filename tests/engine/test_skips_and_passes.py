@@ -99,3 +99,27 @@ def test_an_evaluated_model_keeps_no_outputs(skipping: Run) -> None:
     with torch.no_grad():
         skipping.model(torch.randn(5, 6))
     assert skipping.model._esper_bus.is_empty
+
+
+class CallsItself(nn.Module):
+    """Looks at what it makes of something else first, as guidance without a condition does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.inner, self.leave = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor, guided: bool = False) -> Tensor:
+        hidden = torch.tanh(self.enter(x))
+        free = self(torch.zeros_like(x)) if guided else 0.0
+        made: Tensor = self.leave(torch.tanh(self.inner(hidden))) + free
+        return made
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_model_that_calls_itself_joins_in_each_pass_its_own(exported: bool, engine: Engine) -> None:
+    blueprint("tests/calls-itself")(CallsItself)
+    run = engine.attach(CallsItself(), "model", (torch.randn(5, 6),), blueprint="tests/calls-itself")
+    assert run.surgeon.add_skip_connection(from_layer="enter", to_layer="inner").success
+    model = run.export() if exported else run.model
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(model(x, guided=True), model(x) + model(torch.zeros_like(x)))

@@ -330,3 +330,28 @@ def test_a_skip_counts_against_its_limit_only_while_it_is_there(engine: Engine) 
     )
     assert run.surgeon.remove_skip_connection(from_layer="conv1", to_layer="conv3").success
     assert run.surgeon.add_skip_connection(from_layer="conv2", to_layer="conv3").success
+
+
+class Pairs(nn.Module):
+    """Encodes another input too, if there is one, as Siamese networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.inner, self.leave = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        hidden = self.enter(x)
+        beside = 0.0 if other is None else self.leave(self.enter(other))
+        made: torch.Tensor = self.leave(self.inner(hidden.tanh()))
+        return made + beside
+
+
+@pytest.mark.parametrize("first", ["one", "pair"])
+def test_a_layer_that_runs_twice_on_any_example_ends_no_skip(first: str, engine: Engine) -> None:
+    blueprint("tests/pairs")(Pairs)
+    examples = [{"x": torch.randn(4, 6)}, {"x": torch.randn(4, 6), "other": torch.randn(4, 6)}]
+    run = engine.attach(
+        Pairs(), "model", examples if first == "one" else examples[::-1], blueprint="tests/pairs"
+    )
+    result = run.surgeon.add_skip_connection(from_layer="enter", to_layer="inner")
+    assert result.check == "called_often"

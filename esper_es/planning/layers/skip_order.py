@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from esper_es.domain.architecture import Connection
 from esper_es.example_inputs import ExampleInputs
 from esper_es.planning.layers.reach import Marks, ReachMode
-from esper_es.planning.observation import ADD_EXAMPLES, Observation, observe
+from esper_es.planning.observation import ADD_EXAMPLES, Call, Observation, observe
 from esper_es.projections.live.hosting import bus_of
 from esper_es.projections.live.names import module_at
 from esper_es.projections.live.structures import entry_at, stream_in
@@ -92,8 +92,23 @@ def finding(trace: SkipTrace, source: str, target: str) -> tuple[str, str] | Non
             f"some example input runs {target!r} and not {source!r}, whose output the skip would take",
             "different_branches",
         )
-    together = observation.calls_together(source, target)
-    for layer, calls in zip((source, target), together, strict=True):
+    for calls in observation.each_together(source, target):
+        if (wrong := _wrong_order(source, target, *calls)) is not None:
+            return wrong
+    if source not in trace.reached[target]:
+        return (
+            f"{source!r} and {target!r} lie on different branches: the output of {target!r} does not depend on that "
+            f"of {source!r}. Connect layers of one path, or end the skip where the branches meet",
+            "different_branches",
+        )
+    return None
+
+
+def _wrong_order(
+    source: str, target: str, taken: Sequence[Call], joined: Sequence[Call]
+) -> tuple[str, str] | None:
+    """Return what forbids a skip on one example that runs both modules."""
+    for layer, calls in ((source, taken), (target, joined)):
         if len(calls) > 1:
             return (
                 f"layer {layer!r} runs {len(calls)} times in one forward pass; a skip could not tell which",
@@ -101,17 +116,10 @@ def finding(trace: SkipTrace, source: str, target: str) -> tuple[str, str] | Non
             )
         if calls[0].output is None:
             return f"layer {layer!r} returns no tensor", "no_tensor"
-    (first,), (last,) = together
-    if first.end >= last.end:
+    if taken[0].end >= joined[0].end:
         return (
             f"{source!r} ends after {target!r} in the forward pass; a skip in this direction would make a cycle. "
             "Connect an earlier layer to a later one",
             "cycle",
-        )
-    if source not in trace.reached[target]:
-        return (
-            f"{source!r} and {target!r} lie on different branches: the output of {target!r} does not depend on that "
-            f"of {source!r}. Connect layers of one path, or end the skip where the branches meet",
-            "different_branches",
         )
     return None
