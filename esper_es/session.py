@@ -152,19 +152,19 @@ class Session:
         self.unsettled = envelopes
         try:
             self.log.append(envelopes)
+            self.stand_at(after)
         except OutcomeUnknownError as error:
             raise self._outcome_unknown(error) from error
         except BaseException as error:
             self._learn_outcome(after, error)
             raise
-        self.stand_at(after)
         return envelopes
 
     def stand_at(self, state: ModelState) -> None:
         """Move the state on, and remember what the run is, to notice when it moves."""
         self.state = state
-        self.unsettled = ()
         self.mark = None if state.standing is None else Mark.of(self.live)
+        self.unsettled = ()
 
     def _learn_outcome(self, after: ModelState, error: BaseException) -> None:
         """Ask the log whether an append that ended in an error had got as far as its commit."""

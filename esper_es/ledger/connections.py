@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -95,6 +95,7 @@ def _sqlite_engine(url: URL, *, read_only: bool) -> Engine:
         engine = create_engine(url, poolclass=QueuePool, connect_args=arguments)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "invalidate", _give_up_sqlite)
     return engine
 
 
@@ -125,6 +126,13 @@ def _begin_sqlite(connection: Connection) -> None:
     mode = connection.get_execution_options().get(_BEGIN, "DEFERRED")
     if mode is not None:
         connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+def _give_up_sqlite(connection: sqlite3.Connection, _record: object, _error: BaseException | None) -> None:
+    # After an interrupt, cursors in the frames of its traceback keep a closed connection, and so its transaction and
+    # the lock of the file, alive.
+    with suppress(sqlite3.Error):
+        connection.rollback()
 
 
 def _postgresql_engine(url: URL, *, read_only: bool) -> Engine:

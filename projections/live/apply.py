@@ -216,8 +216,8 @@ def _set_scalar(site: Site, edit: SetScalar) -> None:
 def _reroute(site: Site, module: nn.Module) -> None:
     if isinstance(module, SeedSlot):
         mixes = module._mixes
-        module.update_route()
         site.journal.record(lambda: setattr(module, "_mixes", mixes))
+        module.update_route()
 
 
 def _connect(site: Site, edit: Connect) -> None:

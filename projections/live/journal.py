@@ -9,19 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from esper_es.projections.live.interrupts import uninterrupted
+
 _MISSING = object()
 
 
 class Journal:
-    """Records how to undo each mutation as it is made."""
+    """Records how to undo each mutation before it is made, so that one that is broken off is undone too."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
 
     def undo(self) -> None:
-        """Take every mutation back, the last one first."""
-        while self._undo:
-            self._undo.pop()()
+        """Take every mutation back, the last one first; an interrupt waits until that is done."""
+        with uninterrupted():
+            while self._undo:
+                self._undo.pop()()
 
     def set_storage(self, tensor: torch.Tensor, data: torch.Tensor) -> None:
         """Give a parameter or buffer other bytes, shape or dtype; the object stays the same.
@@ -29,47 +32,47 @@ class Journal:
         The gradient of a parameter is dropped; give it a new one with ``set_gradient``.
         """
         old, gradient = tensor.data, tensor.grad
-        _swap(tensor, data)
 
         def undo() -> None:
             _swap(tensor, old)
             tensor.grad = gradient
 
         self._undo.append(undo)
+        _swap(tensor, data)
 
     def set_gradient(self, parameter: torch.Tensor, gradient: torch.Tensor | None) -> None:
         """Replace the gradient."""
         old = parameter.grad
-        parameter.grad = gradient
         self._undo.append(lambda: setattr(parameter, "grad", old))
+        parameter.grad = gradient
 
     def set_requires_grad(self, tensor: torch.Tensor, value: bool) -> None:
         """Freeze or thaw a parameter."""
         old = tensor.requires_grad
         if old != value:
-            tensor.requires_grad_(value)
             self._undo.append(lambda: setattr(tensor, "requires_grad", old))
+            tensor.requires_grad_(value)
 
     def set_attribute(self, owner: object, name: str, value: Any) -> None:
         """Set a plain instance attribute, past any ``__setattr__`` of the class."""
         self.set_item(owner.__dict__, name, value)
 
     def record(self, undo: Callable[[], None]) -> None:
-        """Remember how to undo something that was just done elsewhere."""
+        """Remember how to undo something that is about to be done elsewhere, or that may be left undone."""
         self._undo.append(undo)
 
     def set_item(self, mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:
         """Set an entry of a mapping."""
         old = mapping.get(key, _MISSING)
-        mapping[key] = value
 
         def undo() -> None:
             if old is _MISSING:
-                del mapping[key]
+                mapping.pop(key, None)
             else:
                 mapping[key] = old
 
         self._undo.append(undo)
+        mapping[key] = value
 
     def replace_items(self, mapping: MutableMapping[Any, Any], items: dict[Any, Any]) -> None:
         """Replace all entries of a mapping in place, order included."""
@@ -79,24 +82,24 @@ class Journal:
             mapping.clear()
             mapping.update(entries)
 
-        put(items)
         self._undo.append(lambda: put(old))
+        put(items)
 
     def replace_list(self, target: list[Any], items: list[Any]) -> None:
         """Replace the contents of a list in place."""
         old = list(target)
-        target[:] = items
 
         def undo() -> None:
             target[:] = old
 
         self._undo.append(undo)
+        target[:] = items
 
     def set_class(self, module: nn.Module, cls: type[nn.Module]) -> None:
         """Change the class of a module."""
         old = type(module)
-        module.__class__ = cls
         self._undo.append(lambda: setattr(module, "__class__", old))
+        module.__class__ = cls
 
     def insert_child(self, parent: nn.Module, name: str, child: nn.Module, after: str | None) -> None:
         """Register a child behind its sibling ``after``, or last."""

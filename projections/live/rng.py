@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from esper_es.projections.live.interrupts import uninterrupted
+
 
 def capture_rng() -> dict[str, Any]:
     """Return the states of all generators, as plain values and tensors."""
@@ -34,7 +36,15 @@ def capture_rng() -> dict[str, Any]:
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Set all generators to captured states; states of CUDA devices that are absent here are left out."""
+    """Set all generators to captured states; states of CUDA devices that are absent here are left out.
+
+    An interrupt waits until all are set.
+    """
+    with uninterrupted():
+        _restore(state)
+
+
+def _restore(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))

@@ -201,8 +201,8 @@ def _make_room(root: nn.Module, properties: Mapping[str, Any], journal: Journal)
             continue
         journal.set_item(owner._buffers, local, torch.empty(0, device=device))
         if local not in owner._non_persistent_buffers_set:
-            owner._non_persistent_buffers_set.add(local)
             journal.record(partial(owner._non_persistent_buffers_set.discard, local))
+            owner._non_persistent_buffers_set.add(local)
 
 
 def _put_back_optimizer(

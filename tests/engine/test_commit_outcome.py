@@ -25,6 +25,8 @@ from esper_es import (
     failpoints,
 )
 from esper_es.projections.live.describe import describe
+from esper_es.projections.live.live import Live
+from esper_es.projections.live.movement import Mark
 
 from .photograph import differences, photograph
 
@@ -141,6 +143,46 @@ def test_ctrl_c_inside_an_append_costs_neither_a_log_in_memory_nor_the_run(
     assert (differences(before, photograph(run)), run.version) == ([], version)
     require_agreement(engine, run)
     assert run.surgeon.modify_layer_width(layer_name="0", new_width=12).success
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_between_a_statement_and_its_commit_keeps_no_lock_while_its_exception_is_kept(
+    tmp_path: Path,
+) -> None:
+    with Engine(f"sqlite:///{tmp_path}/runs.db?timeout=1", vault=tmp_path / "vault") as engine:
+        run = blending(engine)
+        waiting = [signal.SIGINT]
+
+        def interrupt(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if waiting and "INSERT INTO facts" in statement:
+                signal.raise_signal(waiting.pop())
+
+        event.listen(engine.log.database, "after_cursor_execute", interrupt)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            run.surgeon.modify_layer_width(layer_name="0", new_width=12)
+        assert run.surgeon.modify_layer_width(layer_name="0", new_width=12).success, kept
+        require_agreement(engine, run)
+
+
+@pytest.mark.parametrize("operation", ["surgery", "rollback", "capture"])
+def test_an_interrupt_while_the_run_takes_a_commit_in_leaves_the_change_in_log_and_model(
+    operation: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = blending(engine)
+    version, whole = run.version, Mark.of
+
+    def interrupted(live: Live) -> Mark:
+        if run.version == version or run.session.unsettled == ():
+            return whole(live)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Mark, "of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        OPERATIONS[operation](run)
+    require_agreement(engine, run)
+    assert run.version > version
+    assert run.surgeon.modify_layer_width(layer_name="0", new_width=14).success
 
 
 def test_captures_that_could_not_be_released_do_not_make_a_failure_of_what_was_recorded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -116,3 +117,54 @@ def test_the_gradient_goes_with_the_storage_and_comes_back_with_it() -> None:
     assert layer.weight.grad is None
     journal.undo()
     assert layer.weight.grad is gradient
+
+
+class Broken(dict[str, int]):
+    """Is interrupted in the middle of a change, once it has begun."""
+
+    armed = True
+
+    def __setitem__(self, key: str, value: int) -> None:
+        super().__setitem__(key, value)
+        self._interrupt()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        if self.armed:
+            self._interrupt()
+        super().update(*args, **kwargs)
+
+    def _interrupt(self) -> None:
+        if self.armed:
+            self.armed = False
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda journal, broken: journal.set_item(broken, "a", 3),
+        lambda journal, broken: journal.set_item(broken, "new", 3),
+        lambda journal, broken: journal.replace_items(broken, {"b": 2}),
+    ],
+    ids=["an entry", "a new entry", "all entries"],
+)
+def test_a_mutation_that_is_broken_off_is_taken_back_too(change: Callable[[Journal, Broken], None]) -> None:
+    broken, journal = Broken(a=1, b=2), Journal()
+    with pytest.raises(KeyboardInterrupt):
+        change(journal, broken)
+    journal.undo()
+    assert broken == {"a": 1, "b": 2}
+
+
+def test_an_interrupt_waits_until_everything_is_taken_back() -> None:
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        numbers, journal = [1, 2], Journal()
+        journal.replace_list(numbers, [3])
+        journal.record(lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            journal.undo()
+        assert numbers == [1, 2]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
