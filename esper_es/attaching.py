@@ -26,6 +26,7 @@ from esper_es.domain.state import ModelState, Restorable
 from esper_es.domain.whole_numbers import whole
 from esper_es.environment import environment_of
 from esper_es.example_inputs import ExampleInputs, normalized
+from esper_es.inference_tensors import require_none
 from esper_es.ledger.log import Log
 from esper_es.planning.layers.depth import DepthMode
 from esper_es.planning.observation import observe
@@ -90,6 +91,7 @@ def check_parts(module: object, optimizer: object, scheduler: object, scaler: ob
     lazy = [path for path, tensor in module.named_parameters() if isinstance(tensor, UninitializedParameter)]
     if lazy:
         raise UsageError(f"{lazy[0]!r} has no shape yet; run the model once before it is attached")
+    require_none(module)
 
 
 def register(

@@ -176,6 +176,7 @@ class Engine:
         )
         return Run(session)
 
+    @torch.inference_mode(mode=False)
     def replay(
         self, name: str, version: int | None = None, device: torch.device | str | None = None
     ) -> nn.Module:

@@ -6,6 +6,7 @@ from torch import nn
 
 from esper_es.domain.architecture import Architecture
 from esper_es.domain.errors import UsageError
+from esper_es.inference_tensors import require_none
 from esper_es.projections.live.describe import describe
 from esper_es.projections.live.followers import Follower
 from esper_es.projections.live.names import named_tensors
@@ -16,13 +17,14 @@ def follow(session: Session, average: object) -> None:
     """Change a copy of the live module along with it from now on.
 
     Raises:
-        UsageError: if it is no copy of it, or follows already.
+        UsageError: if it is no copy of it, follows already, or was made under ``torch.inference_mode``.
     """
     if not isinstance(average, nn.Module):
         raise UsageError(f"follow takes an nn.Module, got {type(average).__name__}")
     if any(follower.average is average for follower in session.live.followers):
         raise UsageError("this average follows the model already")
     module = _copy_in(average, session.state.architecture)
+    require_none(module)
     mine = {id(tensor) for _, tensor, _ in named_tensors(session.live.module)}
     shared = [name for name, tensor, _ in named_tensors(module) if id(tensor) in mine]
     if module is session.live.module or shared:

@@ -141,18 +141,22 @@ def require_alive(
             units = torch.from_numpy(r.growth.unit.copy())
             sizes = (
                 gradient.detach()
-                .float()
                 .abs()
+                .float()
                 .movedim(r.member.dim, 0)
                 .reshape(len(r.gather), -1)
                 .sum(1)
                 .cpu()
             )
             moved.index_add_(0, units[units >= 0], sizes[units >= 0])
-        if not bool((moved > 0).all()):
-            dead = int((moved == 0).sum())
-            raise Refused(
-                f"{dead} of {len(moved)} new units of {group.tensor!r} would get no gradient and never learn: their "
-                "activation has no slope at zero; choose function_preserving, kaiming or xavier",
-                "dead_units",
+        unlike = int(moved.isnan().sum())
+        dead = int((moved == 0).sum())
+        if unlike or dead:
+            why = (
+                f"{unlike} of {len(moved)} new units of {group.tensor!r} would get gradients that are not numbers: "
+                "what is zero is divided by its own size there, as weight_norm does"
+                if unlike
+                else f"{dead} of {len(moved)} new units of {group.tensor!r} would get no gradient and never learn: "
+                "their activation has no slope at zero"
             )
+            raise Refused(f"{why}; choose function_preserving, kaiming or xavier", "dead_units")

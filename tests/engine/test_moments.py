@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from models import NESTED_MLP
 from training import adam, attached, gradients, train_run
 
-from esper_es import AlphaSchedule, Engine, Run, SurgeryResult
+from esper_es import AlphaSchedule, Engine, Run, SurgeryResult, UsageError, fingerprint
 
 CHANGES: dict[str, Callable[[Run], SurgeryResult]] = {
     "surgery": lambda run: run.surgeon.modify_layer_width(layer_name="0", new_width=12),
@@ -98,3 +99,26 @@ def test_freezing_and_training_flags_are_the_users_to_change(engine: Engine) -> 
     run = attached(engine, NESTED_MLP)
     run.model.eval().requires_grad_(False)
     assert run.surgeon.modify_layer_width(layer_name="2.0", new_width=12).success
+
+
+def test_a_model_replayed_in_inference_mode_can_be_trained(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    with torch.inference_mode():
+        module = engine.replay("model")
+    assert fingerprint(module) == run.fingerprint
+    module(NESTED_MLP.batch()).sum().backward()
+
+
+def test_a_model_built_in_inference_mode_is_refused_naming_a_tensor(engine: Engine) -> None:
+    with torch.inference_mode():
+        model = NESTED_MLP.build()
+    with pytest.raises(UsageError, match=r"'0\.weight' was made under torch\.inference_mode"):
+        engine.attach(model, name="model", example_inputs=(NESTED_MLP.batch(),))
+
+
+def test_an_average_copied_in_inference_mode_is_refused_naming_a_tensor(engine: Engine) -> None:
+    run = attached(engine, NESTED_MLP)
+    with torch.inference_mode():
+        average = copy.deepcopy(run.model)
+    with pytest.raises(UsageError, match=r"'0\.weight' was made under torch\.inference_mode"):
+        run.follow(average)
