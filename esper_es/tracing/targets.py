@@ -54,7 +54,8 @@ def target_dim(grouping: Grouping, layer: str, tensor: TracedTensor, dim: int | 
     count = len(tensor.shape)
     if dim is not None:
         if not -count <= dim < count:
-            raise UsageError(f"{tensor.name} has the dimensions 0 to {count - 1}, not {dim}")
+            known = f"the dimensions 0 to {count - 1}" if count else "no dimensions"
+            raise UsageError(f"{tensor.name} has {known}; {dim} is none of them")
         return dim % count
     if count == 1:
         return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from esper_es.domain.errors import EsperError, UsageError
@@ -96,7 +97,7 @@ def _run(
     with FunctionWatch(operators, memory, relations, calls), operators, looking:
         try:
             return model(*args, **kwargs)
-        except EsperError:
+        except (EsperError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             raise UsageError(

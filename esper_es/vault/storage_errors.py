@@ -25,9 +25,10 @@ _ADVICE = {
 
 @contextmanager
 def telling(action: str, path: Path) -> Iterator[None]:
-    """Turn every OSError inside into a VaultError that says what was tried, where, and what would help."""
+    """Turn every OSError inside into a VaultError that says what was tried, where, and what would help, where known."""
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "see the error above")
-        raise VaultError(f"could not {action} {path} ({error.strerror or error}): {advice}") from error
+        advice = _ADVICE.get(error.errno or 0)
+        what = f"could not {action} {path} ({error.strerror or error})"
+        raise VaultError(what if advice is None else f"{what}: {advice}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -227,6 +228,18 @@ def test_zeros_behind_a_relu_would_never_learn_and_are_refused(engine: Engine) -
         layer_name="0", new_width=12, initialization="zeros"
     )
     assert (result.success, result.check) == (False, "dead_units")
+
+
+def test_zeros_under_a_weight_norm_are_refused_for_what_they_do_there(engine: Engine) -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(6, 8))
+    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(8, 3))
+    blueprint("tests/weight-norm-and-zeros")(lambda: copy.deepcopy(model))
+    run = engine.attach(model, "model", (torch.randn(4, 6),), blueprint="tests/weight-norm-and-zeros")
+    result = run.surgeon.modify_layer_width(
+        layer_name="2", new_width=12, dimension="in", initialization="zeros"
+    )
+    assert "4 of 4 new units" in str(result.error)
+    assert "gradients that are not numbers" in str(result.error)
 
 
 def test_zeros_where_the_activation_has_a_slope_learn(engine: Engine) -> None:
