@@ -31,6 +31,7 @@ from esper_es.projections.live.free_heads import INNER
 from esper_es.projections.live.fused_paths import step_aside
 from esper_es.projections.live.gather import gathered
 from esper_es.projections.live.hosting import STANDING, stages_of
+from esper_es.projections.live.initializers import CONSTANTS
 from esper_es.projections.live.journal import Journal
 from esper_es.projections.live.kept_tensors import forget_kept
 from esper_es.projections.live.live import Live
@@ -168,7 +169,7 @@ def _resize(site: Site, edit: ResizeTensor) -> None:
     tensor = tensor_at(site.live.module, edit.tensor)
     old_shape, gradient = tensor.shape, tensor.grad
     new = None
-    if edit.fill is not None:
+    if edit.fill is not None and CONSTANTS.get(edit.fill.initializer) != 0.0:
         shape = (*old_shape[: edit.dim], edit.gather.added, *old_shape[edit.dim + 1 :])
         new = site.material.slice(edit.fill, tuple(shape), tensor.dtype)
     resized = gathered(tensor, edit.dim, edit.gather, new)

@@ -89,7 +89,7 @@ class Recorded:
                 f"the recorded slices {digest} are {tuple(flat.shape)} {flat.dtype}, {shape} {dtype} was expected "
                 f"from element {offset} on"
             )
-        return flat[offset:end].view(shape)
+        return flat.narrow(0, offset, end - offset).view(shape)
 
 
 class Blank:
