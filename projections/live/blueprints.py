@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from torch import nn
 
@@ -37,15 +38,19 @@ def blueprint(name: str) -> Callable[[Builder], Builder]:
 
     def register(builder: Builder) -> Builder:
         known = _BLUEPRINTS.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (
-            builder.__module__,
-            builder.__qualname__,
-        ):
-            raise UsageError(f"blueprint {name!r} is registered already, as {known.__qualname__}")
+        if known is not None and _origin(known) != _origin(builder):
+            raise UsageError(f"blueprint {name!r} is registered already, as {_origin(known)[1]}")
         _BLUEPRINTS[name] = builder
         return builder
 
     return register
+
+
+def _origin(builder: Builder) -> tuple[str, str]:
+    """Return the module and name of what stands behind a builder, which a reloaded module registers again."""
+    if isinstance(builder, partial):
+        return _origin(builder.func)
+    return builder.__module__, getattr(builder, "__qualname__", type(builder).__qualname__)
 
 
 def is_built_in(name: str) -> bool:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,13 @@ def test_a_blueprint_that_is_not_registered_is_named(engine: Engine) -> None:
         ReplayError, match="names blueprint 'tests/gone', which this program has not registered"
     ):
         engine.replay("model")
+
+
+def test_a_blueprint_with_arguments_filled_in_may_be_registered_again_and_by_nobody_else() -> None:
+    blueprint("tests/filled-in")(partial(nn.Linear, 6))
+    blueprint("tests/filled-in")(partial(nn.Linear, 6))
+    with pytest.raises(UsageError, match="registered already, as Linear"):
+        blueprint("tests/filled-in")(Fickle)
 
 
 def test_the_log_names_no_python_class(engine: Engine) -> None:
