@@ -24,23 +24,21 @@ from esper_es.vault import AnyVault
 
 
 @frozen
-class Recorded:
+class RecordedSurgery:
     """A surgery that a log tells of.
 
     Attributes:
         envelope: its fact, and when and why.
         fact: what was done.
-        before: the architecture that it was done to.
-        source: name of the model.
+        before: the state of its model that it was done to.
     """
 
     envelope: Envelope
     fact: Surgery
-    before: Architecture
-    source: str
+    before: ModelState
 
 
-def surgeries_of(state: ModelState, history: Sequence[Envelope]) -> Iterator[Recorded]:
+def surgeries_of(state: ModelState, history: Sequence[Envelope]) -> Iterator[RecordedSurgery]:
     """Yield the surgeries that led to a state; those rolled back are not among them.
 
     Args:
@@ -51,31 +49,37 @@ def surgeries_of(state: ModelState, history: Sequence[Envelope]) -> Iterator[Rec
     before: ModelState | None = None
     for envelope in history:
         if before is not None and envelope.version in path and isinstance(envelope.fact, Surgery):
-            yield Recorded(envelope, envelope.fact, before.architecture, state.name)
+            yield RecordedSurgery(envelope, envelope.fact, before)
         before = folded(before, (envelope,))
 
 
-def repeat_surgery(session: Session, recorded: Recorded, vault: AnyVault) -> SurgeryResult:
+def repeat_surgery(session: Session, recorded: RecordedSurgery, vault: AnyVault) -> SurgeryResult:
     """Try a recorded surgery on another run and record it there, edit by edit as it was."""
     envelope, fact = recorded.envelope, recorded.fact
     operation, target, plan = _plan_of(fact)
     digests = {digest for edit in fact.edits for digest in digests_of(edit).values()}
     tensors = {digest: vault.get(digest) for digest in digests}
-    repeats = f"repeats version {envelope.version} of {recorded.source}: {envelope.cause.reasoning}"
+    repeats = f"repeats version {envelope.version} of {recorded.before.name}: {envelope.cause.reasoning}"
     request = Request(
         operation=operation,
         target=target,
-        arguments={"repeats": recorded.source, "version": envelope.version},
+        arguments={"repeats": recorded.before.name, "version": envelope.version},
         cause=evolve(envelope.cause, reasoning=repeats.rstrip(": "), caused_by=None),
     )
 
     def planner(scene: Scene) -> Plan:
-        here = scene.state.architecture
-        _require_fitting(recorded, here)
-        proven = here.fingerprint == recorded.before.fingerprint
-        return evolve(plan, edits=fact.edits, tensors=tensors, proof=_nothing_wrong if proven else None)
+        _require_fitting(recorded, scene.state.architecture)
+        proof = _nothing_wrong if _built_alike(recorded.before, scene.state) else None
+        return evolve(plan, edits=fact.edits, tensors=tensors, proof=proof)
 
     return perform(session, request, planner)
+
+
+def _built_alike(one: ModelState, other: ModelState) -> bool:
+    """Whether two models have one structure and are built by the same code with the same arguments, which may count
+    heads and the like where no description shows it."""
+    built = [(state.base.blueprint, dict(state.base.arguments)) for state in (one, other)]
+    return one.architecture.fingerprint == other.architecture.fingerprint and built[0] == built[1]
 
 
 def _nothing_wrong(_: object) -> tuple[str, ...]:
@@ -83,14 +87,14 @@ def _nothing_wrong(_: object) -> tuple[str, ...]:
     return ()
 
 
-def _require_fitting(recorded: Recorded, here: Architecture) -> None:
+def _require_fitting(recorded: RecordedSurgery, here: Architecture) -> None:
     """Check that resized tensors are what they were, as far as the edits speak of it: as long along the dimensions that
     change, and, where new entries were recorded, in all others, and of their dtype.
 
     Raises:
         Refused: naming the first that is not.
     """
-    there = _specs(recorded.before)
+    there = _specs(recorded.before.architecture)
     specs = _specs(here)
     for edit in recorded.fact.edits:
         if not isinstance(edit, ResizeTensor) or edit.tensor not in there or edit.tensor not in specs:
@@ -104,7 +108,7 @@ def _require_fitting(recorded: Recorded, here: Architecture) -> None:
         )
         if not alike:
             raise Refused(
-                f"version {recorded.envelope.version} of {recorded.source!r} resized {edit.tensor!r} of shape "
+                f"version {recorded.envelope.version} of {recorded.before.name!r} resized {edit.tensor!r} of shape "
                 f"{old.shape} {old.dtype}, which is of shape {new.shape} {new.dtype} here: what was recorded does not "
                 "fit. Change the width anew, with modify_layer_width",
                 "repeats",

@@ -107,12 +107,12 @@ def test_surgeries_are_repeated_from_a_model_with_a_custom_forward(engine: Engin
 
 
 class Attention(nn.Module):
-    """Four heads of four channels."""
+    """Heads of some channels, four by default; only its code knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 4) -> None:
         super().__init__()
         self.q, self.k, self.v, self.leave = (nn.Linear(16, 16) for _ in range(4))
-        self.size = 4
+        self.size = size
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = (f(x).unflatten(-1, (-1, self.size)).transpose(1, 2) for f in (self.q, self.k, self.v))
@@ -137,6 +137,20 @@ def test_what_was_done_to_heads_is_repeated_on_a_twin(new_width: int, unit: str,
     (repeated,) = engine.replay_surgeries("one", runs[1])
     assert repeated.success, repeated.error
     assert runs[1].fingerprint == runs[0].fingerprint
+
+
+def test_what_was_done_to_heads_is_proven_anew_where_they_may_be_others(engine: Engine) -> None:
+    x = torch.randn(3, 5, 16)
+    one, other = (
+        engine.attach(
+            Attention(size), name, (x,), blueprint="tests/repeated-attention", blueprint_args={"size": size}
+        )
+        for name, size in (("one", 4), ("other", 8))
+    )
+    assert one.architecture.fingerprint == other.architecture.fingerprint
+    assert one.surgeon.modify_layer_width(layer_name="q", new_width=3, unit="heads").success
+    (repeated,) = engine.replay_surgeries("one", other)
+    assert (repeated.success, other.model.get_parameter("q.weight").shape) == (False, (16, 16))
 
 
 def chain(engine: Engine, name: str, sizes: tuple[int, int, int], dtype: torch.dtype) -> Run:
