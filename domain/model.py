@@ -12,7 +12,6 @@ from esper_es.domain.errors import Refused
 from esper_es.domain.facts import EpochEnded, Fact
 from esper_es.domain.fold import fold
 from esper_es.domain.state import ModelState, Restorable
-from esper_es.domain.whole_numbers import whole
 
 
 @frozen(kw_only=True)
@@ -70,7 +69,6 @@ def restorable(state: ModelState, version: int) -> Restorable:
     Raises:
         Refused: if there is no such version or no capture of it; it names the nearest that have one.
     """
-    version = whole(version)
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= state.version:
         raise Refused(f"there is no version {version!r}; the log has 1 to {state.version}", "unknown_version")
     if version in state.restorable:

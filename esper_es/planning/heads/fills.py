@@ -161,8 +161,7 @@ class HeadFill:
             return Fill("zeros"), None
         if fill is not None or slot.member.role != "producer":
             return fill or Fill("zeros"), None
-        kind = slot.resizing.group
-        if not reads(kind) if self.norm == BARE else self.norm and normed(kind):
+        if self._is_normed(slot.resizing.group):
             return self._quiet(slot)
         if len(slot.shape) < 2:
             return Fill("zeros"), None
@@ -172,6 +171,12 @@ class HeadFill:
         if not silent.any():
             return drawn(slot, self.law), None
         return self._given(slot, self._drawn(slot, silent))
+
+    def _is_normed(self, kind: WidthGroup) -> bool:
+        """Whether a norm hears of new channels: the trace shows one with weights; others are of queries and keys."""
+        if self.norm == BARE:
+            return not reads(kind)
+        return bool(self.norm) and normed(kind)
 
     def _continued(self, slot: Slot) -> Filled:
         old = slot.resizing.group.units
